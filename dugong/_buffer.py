@@ -1,0 +1,123 @@
+"""The read buffer: a bytearray of fixed size with a start and an end offset.
+
+Data are received behind the end offset and taken from the start offset; nothing is moved
+before the space behind the end is needed. The memory is allocated when it is first used, so
+that a connection which has not received anything yet costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterable, Union
+
+
+class _Buffer:
+    """Fixed-size buffer of *size* bytes.
+
+    Attributes: `d` (bytearray, its length never changes), `b` (int, offset of the first unread
+    byte), `e` (int, offset behind the last unread byte) and `view` (memoryview of `d`).
+    `len()` gives the number of unread bytes.
+    """
+
+    __module__ = 'dugong'
+    __slots__ = ('b', 'd', 'e', 'size', 'view')
+
+    b: int
+    d: bytearray
+    e: int
+    size: int
+    view: memoryview
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.b = 0
+        self.e = 0
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only as long as the memory is not allocated: slots without a value.
+        if name not in ('d', 'view'):
+            raise AttributeError(name)
+        self.d = bytearray(self.size)
+        self.view = memoryview(self.d)
+        return getattr(self, name)
+
+    def __len__(self) -> int:
+        return self.e - self.b
+
+    def clear(self) -> None:
+        """Forget all data."""
+
+        self.b = self.e = 0
+
+    def compact(self) -> None:
+        """Move the unread data to the front, so that all free space is behind them."""
+
+        length = self.e - self.b
+        if self.b and length:
+            self.view[:length] = self.d[self.b : self.e]
+        self.b = 0
+        self.e = length
+
+    def space(self) -> memoryview:
+        """Return the free space behind the data, not empty unless the buffer is full."""
+
+        if self.b == self.e:
+            self.b = self.e = 0
+            return self.view
+        if self.e == self.size and self.b:
+            self.compact()
+        return self.view[self.e :]
+
+    def take(self, size: int) -> bytes:
+        """Remove and return up to *size* unread bytes."""
+
+        begin = self.b
+        end = min(begin + size, self.e)
+        data = self.view[begin:end].tobytes()
+        if end == self.e:
+            self.b = self.e = 0
+        else:
+            self.b = end
+        return data
+
+    def exhaust(self) -> bytearray:
+        """Remove and return all unread data. The result is the caller's."""
+
+        data = self.d[self.b : self.e]
+        self.b = self.e = 0
+        return data
+
+
+class ResultBuffer:
+    """A `bytes` object of *size* bytes that is filled through `view` before anybody sees it.
+
+    `bytearray` would have to be copied into `bytes` in the end. A `BytesIO` that is the only
+    owner of its initial value neither copies it nor touches its memory.
+    """
+
+    __slots__ = ('_file', 'view')
+
+    def __init__(self, size: int) -> None:
+        self._file = BytesIO(bytes(size))
+        self.view = self._file.getbuffer()
+
+    def finish(self, size: int) -> bytes:
+        """Return the first *size* bytes. The view cannot be used any more."""
+
+        full = size == len(self.view)
+        self.view.release()
+        if not full:
+            self._file.truncate(size)
+        return self._file.getvalue()
+
+
+def _join(parts: Iterable[Union[bytes, bytearray, memoryview]]) -> bytes:
+    """Concatenate bytes-like objects."""
+
+    return b''.join(parts)
+
+
+_join.__module__ = 'dugong'

@@ -1,0 +1,699 @@
+"""The public face: `HTTPConnection`.
+
+Every operation that can wait exists once, as a coroutine in `_session`; `co_x` is that
+coroutine, and `x` drives it. This room adds what outlives a single TCP connection: where to
+connect to, the rules for connecting anew, and the interface of a readable binary stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from base64 import b64encode
+
+from ._body import BodyFollowing, RequestBody
+from ._buffer import _Buffer
+from ._poll import eval_coroutine
+from ._request import (
+    CallerFields,
+    check_address,
+    check_method,
+    check_port,
+    check_target,
+    connect_request,
+    encode_host,
+    host_and_port,
+)
+from ._session import _JOIN, NO_BODY, Request, Session, log
+from ._settings import package
+from ._source import as_bytes, open_source
+from ._stream import Stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    from types import TracebackType
+    from typing import Any, Iterable, Mapping, Optional, Tuple, Type, TypeVar, Union
+
+    from ._poll import Coroutine
+    from ._response import HTTPResponse
+
+    T = TypeVar('T')
+    Fields = Union[Mapping[str, Any], Iterable[Tuple[str, Any]]]
+
+# Checked without looking at their characters.
+_COMMON_METHODS = frozenset(('GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS', 'PATCH'))
+
+_ACCEPT = 'Accept-Encoding: identity\r\n'
+_KEEP_ALIVE = 'Connection: keep-alive\r\n'
+
+
+class HTTPConnection(io.BufferedIOBase):
+    """A connection to an HTTP/1.1 server, over TCP or TLS, directly or through a proxy.
+
+    *hostname* (str) and *port* (int; default 80, or 443 with *ssl_context*) are those of the
+    origin. *ssl_context* (`ssl.SSLContext`) makes it a TLS connection; the context is used as it
+    is. *proxy* is a pair of host name (str) and port (int). *proxy_headers* (mapping) are header
+    fields for the proxy only, `Proxy-Authorization` for instance: with a plain connection they
+    go out with each request, with TLS they go out with the `CONNECT` request.
+
+    `ValueError` for host names with spaces or control characters. Nothing is connected before it
+    is needed. Attributes that may be assigned: *hostname*, *port*, *ssl_context*, *proxy* and
+    *proxy_headers* take effect when the connection is made next time, *timeout* at once.
+
+    *One rule for time limits*: `timeout` (seconds, `None` for none) bounds each single wait for
+    the network - for the name service, a TCP connection, a step of the TLS handshake, for
+    something to receive, or for room to send - in all blocking methods. When it is exceeded,
+    `ConnectionTimedOut` is raised. It does not bound the sum of the waits. For coroutines, it is
+    the driver that has a time limit, see `AioFuture` and `eval_coroutine`.
+
+    *After an interruption* - a time-out, an exception thrown into a coroutine, a coroutine that
+    is closed or dropped - methods that have lost nothing may simply be called again: those that
+    read a response head, or a limited amount of data. Those that may have sent part of something
+    or lost part of a body (`send_request`, `write`, `write_eof`, `readall`, `read` without a
+    size, `discard`) leave the connection broken: every use raises `ConnectionClosed`, which
+    names the cause, until `reset`.
+
+    *Threads and coroutines*: one may send while another one reads. All other simultaneous use is
+    a `StateError`, except for `disconnect` and `reset`, which may be called at any time from any
+    thread, and end whatever waits with `ConnectionClosed`.
+
+    The object is also a readable binary stream that ends with the body of the present response,
+    and a context manager that disconnects in the end.
+    """
+
+    __module__ = 'dugong'
+
+    #: If true, a response with neither a length nor chunked coding is read until the server
+    #: closes the connection (RFC 9112, section 6.3, rule 8) although the server does not say
+    #: `Connection: close`. Else reading such a body raises `UnsupportedResponse`.
+    assume_close = False
+
+    #: If true, a body that ends with the connection must end with a TLS close_notify, else
+    #: reading it raises `ConnectionClosed`: without, an attacker could have cut it.
+    strict_eof = False
+
+    #: If true, a bytes-like request body gets a `Content-MD5` field, unless the caller sets one.
+    content_md5 = True
+
+    def __init__(
+        self,
+        hostname: str,
+        port: Optional[int] = None,
+        ssl_context: Optional[ssl.SSLContext] = None,
+        proxy: Optional[Tuple[str, int]] = None,
+        proxy_headers: Optional[Fields] = None,
+    ) -> None:
+        if port is None:
+            port = package.HTTPS_PORT if ssl_context else package.HTTP_PORT
+        self._hostname = hostname
+        self._host = encode_host(hostname)
+        self._port = check_port(port)
+        self._ssl_context = ssl_context
+        self._proxy = None if proxy is None else proxy
+        self._proxy_headers = proxy_headers
+        self._set_constants()
+        #: Seconds that each single wait of a blocking method may take; `None`: no limit.
+        self.timeout: Optional[float] = None
+        self._session = Session(self._new_stream(), _Buffer(package.BUFFER_SIZE))
+
+    def _set_constants(self) -> None:
+        """Compute what is the same in all requests."""
+
+        tls = bool(self._ssl_context)
+        default = package.HTTPS_PORT if tls else package.HTTP_PORT
+        authority = host_and_port(self._host, self._port, default)
+        self._proxy_address = None if self._proxy is None else check_address(self._proxy)
+        proxy_fields = '' if self._proxy_headers is None else CallerFields(self._proxy_headers).lines
+        self._tunnel_fields = proxy_fields if tls else ''
+        if self._proxy is None or tls:
+            self._target_prefix = ''
+            proxy_fields = ''
+        else:
+            self._target_prefix = f'http://{authority}'
+        self._start = f' HTTP/1.1\r\nHost: {authority}\r\n{proxy_fields}'
+
+    @property
+    def hostname(self) -> str:
+        """Host name of the origin."""
+        return self._hostname
+
+    @hostname.setter
+    def hostname(self, hostname: str) -> None:
+        self._host = encode_host(hostname)
+        self._hostname = hostname
+        self._set_constants()
+
+    @property
+    def port(self) -> int:
+        """Port of the origin."""
+        return self._port
+
+    @port.setter
+    def port(self, port: int) -> None:
+        self._port = check_port(port)
+        self._set_constants()
+
+    @property
+    def ssl_context(self) -> Optional[ssl.SSLContext]:
+        """The TLS settings, `None` for a plain connection."""
+        return self._ssl_context
+
+    @ssl_context.setter
+    def ssl_context(self, ssl_context: Optional[ssl.SSLContext]) -> None:
+        self._ssl_context = ssl_context
+        self._set_constants()
+
+    @property
+    def proxy(self) -> Optional[Tuple[str, int]]:
+        """Host name and port of the proxy, `None` for a direct connection."""
+        return self._proxy
+
+    @proxy.setter
+    def proxy(self, proxy: Optional[Tuple[str, int]]) -> None:
+        self._proxy = proxy
+        self._set_constants()
+
+    @property
+    def proxy_headers(self) -> Optional[Fields]:
+        """Header fields for the proxy only."""
+        return self._proxy_headers
+
+    @proxy_headers.setter
+    def proxy_headers(self, proxy_headers: Optional[Fields]) -> None:
+        self._proxy_headers = proxy_headers
+        self._set_constants()
+
+    # Names that suites written for dugong 3.8 reach for
+
+    @property
+    def _rbuf(self) -> _Buffer:
+        return self._session.buf
+
+    @_rbuf.setter
+    def _rbuf(self, buf: _Buffer) -> None:
+        self._session.buf = buf
+
+    @property
+    def _sock(self) -> Any:
+        return self._session.stream.sock
+
+    @_sock.setter
+    def _sock(self, sock: Any) -> None:
+        self._session.stream.sock = sock
+
+    @property
+    def _out_remaining(self) -> bool:
+        return self._session.writing_body
+
+    def _co_fill_buffer(self, size: int) -> Coroutine[None]:
+        return self._session.co_fill_buffer(size)
+
+    # Connecting
+
+    def _new_stream(self) -> Stream:
+        if self._proxy_address is not None:
+            return Stream(*self._proxy_address)
+        return Stream(self._host, self._port)
+
+    def _start_session(self) -> Session:
+        """Replace a session that is over by one that is not connected yet."""
+
+        # A reader may still be at work in the buffer of the old one.
+        old = self._session
+        self._session = Session(self._new_stream(), _Buffer(old.buf.size))
+        self._session.sender = old.sender
+        return self._session
+
+    def _co_connect_session(self, session: Session) -> Coroutine[None]:
+        """Connect *session*; if that fails, leave an unconnected one in its place."""
+
+        stream = session.stream
+        try:
+            if self._proxy_address is not None:
+                stream.host, stream.port = self._proxy_address
+            else:
+                stream.host, stream.port = self._host, self._port
+            yield from stream.co_connect()
+            if self._ssl_context:
+                if self._proxy_address is not None:
+                    yield from session.co_tunnel(
+                        connect_request(self._host, self._port, self._tunnel_fields)
+                    )
+                yield from stream.co_start_tls(self._ssl_context, self._host)
+            stream.set_connected()
+        except BaseException as exc:
+            stream.abort(f'the connection could not be made: {exc or type(exc).__name__}')
+            if self._session is session:
+                self._start_session()
+            raise
+        if log.isEnabledFor(10):
+            log.debug('connected to %s:%d', stream.host, stream.port)
+
+    def connect(self) -> None:
+        """Connect now; a connection that is already open is closed first.
+
+        Not normally needed, as all methods connect when they have to. Waits. Raises
+        `HostnameNotResolvable`, `DNSUnavailable`, `ProxyError`, `ssl.SSLError`,
+        `ConnectionTimedOut`, `ConnectionClosed` if the other side hangs up or `disconnect` is
+        called meanwhile, or an `OSError` that lists all addresses that were tried. After an
+        error the object is not connected, and can be used as a new one.
+        """
+
+        eval_coroutine(self.co_connect(), self.timeout)
+
+    def co_connect(self) -> Coroutine[None]:
+        """Coroutine twin of `connect`."""
+
+        session = self._session
+        if session.stream.connected or session.stream.closed:
+            self.disconnect()
+            session = self._start_session()
+        yield from session.co_connect(self._co_connect_session)
+
+    def disconnect(self) -> None:
+        """Close the connection at once and forget everything outstanding.
+
+        Never raises nor waits, may be called from any thread and repeatedly. What waits for the
+        connection in other threads or coroutines ends with `ConnectionClosed`. If something was
+        outstanding (an answer, part of a body), reading and writing raise `ConnectionClosed`
+        until the next request is sent, which connects anew.
+        """
+
+        session = self._session
+        outstanding = session.outstanding
+        session.stream.abort()
+        if not outstanding and self._session is session:
+            self._start_session()
+        session.announce()
+        if log.isEnabledFor(10):
+            log.debug('disconnected from %s:%d', self._hostname, self._port)
+
+    def reset(self) -> None:
+        """Same as `disconnect`; makes a broken connection usable again."""
+
+        self.disconnect()
+
+    def __enter__(self) -> HTTPConnection:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: Optional[Type[BaseException]],
+        exc_value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.disconnect()
+
+    def get_ssl_peercert(self, binary_form: bool = False) -> Any:
+        """Return the certificate of the server, `None` without TLS.
+
+        The form is that of `ssl.SSLSocket.getpeercert`: a dict, or with *binary_form* the DER
+        bytes. Connects if needed, see `connect`.
+        """
+
+        return eval_coroutine(self.co_get_ssl_peercert(binary_form), self.timeout)
+
+    def co_get_ssl_peercert(self, binary_form: bool = False) -> Coroutine[Any]:
+        """Coroutine twin of `get_ssl_peercert`."""
+
+        sock = yield from self._co_tls_socket()
+        if sock is None:
+            return None
+        return sock.getpeercert(True) if binary_form else sock.getpeercert()
+
+    def get_ssl_cipher(self) -> Any:
+        """Return name, protocol and secret bits of the cipher in use, `None` without TLS.
+
+        See `ssl.SSLSocket.cipher`. Connects if needed, see `connect`.
+        """
+
+        return eval_coroutine(self.co_get_ssl_cipher(), self.timeout)
+
+    def co_get_ssl_cipher(self) -> Coroutine[Any]:
+        """Coroutine twin of `get_ssl_cipher`."""
+
+        sock = yield from self._co_tls_socket()
+        return None if sock is None else sock.cipher()
+
+    def _co_tls_socket(self) -> Coroutine[Any]:
+        if not self._ssl_context:
+            return None
+        session = self._session_for_sending()
+        if not session.stream.connected:
+            yield from session.co_connect(self._co_connect_session)
+        return session.stream.sock
+
+    # Sending
+
+    def send_request(
+        self,
+        method: str,
+        path: str,
+        headers: Optional[Fields] = None,
+        body: Any = None,
+        expect100: bool = False,
+    ) -> None:
+        """Send a request, connecting first if needed.
+
+        - *method* (str): a token, `'GET'` for instance.
+        - *path* (str): the request target, sent as it is; to be quoted by the caller.
+        - *headers* (mapping of str to anything, not changed): header fields; values are sent as
+          `str()` gives them. `Host`, `Content-Length`, `Transfer-Encoding`, `Accept-Encoding`
+          (and `Expect` with *expect100*) are set by the library and dropped if given.
+        - *body*: `None`; a bytes-like object; a `BodyFollowing`, to be followed by `write`; a
+          binary stream, sent from its present position to its end, with `Content-Length` if it
+          can tell its length, else chunked; or an iterable of bytes-like objects, sent chunked.
+        - *expect100* (bool): ask the server whether it wants the body (RFC 9110, section
+          10.1.1); needs a `BodyFollowing`. Next, `read_response` returns either a response with
+          status 100, then the body can be written, or the final one, then it must not.
+
+        Several requests can be sent before the first response is read. The call waits until all
+        has been handed to the system.
+
+        Nothing is sent, and nothing changes, with `ValueError` or `TypeError` for arguments that
+        cannot be sent, and `StateError` while the body of the previous request is incomplete,
+        the answer to *expect100* is not read, or another thread is sending. Errors of connecting
+        see `connect`. `ConnectionClosed` if the connection was lost or is broken: while sending
+        the head, the request is not outstanding; while sending the body, that counts as sent,
+        and `read_response` tries to get an answer. A body stream that ends before its announced
+        length is a `StateError`; that, and any error of the stream itself after its first piece,
+        breaks the connection.
+
+        If the server has announced that it closes the connection, nothing is sent and no error
+        is raised: the request counts as outstanding, and `read_response` raises
+        `ConnectionClosed`, until `reset`.
+        """
+
+        eval_coroutine(
+            self.co_send_request(method, path, headers, body, expect100), self.timeout
+        )
+
+    def co_send_request(
+        self,
+        method: str,
+        path: str,
+        headers: Optional[Fields] = None,
+        body: Any = None,
+        expect100: bool = False,
+    ) -> Coroutine[None]:
+        """Coroutine twin of `send_request`; wrong arguments are found at its first step."""
+
+        request = self._make_request(method, path, headers, body, expect100)
+        if log.isEnabledFor(10):
+            log.debug('sending %s %s', method, path)
+        yield from self._session_for_sending().co_send_request(request, self._co_connect_session)
+
+    def _make_request(
+        self, method: str, path: str, headers: Optional[Fields], body: Any, expect100: bool
+    ) -> Request:
+        if method not in _COMMON_METHODS:
+            check_method(method)
+        check_target(path)
+        start = f'{method} {self._target_prefix}{path}{self._start}'
+        if headers is None and body is None and not expect100:
+            request = Request(method, path, NO_BODY)
+            request.head = (
+                f'{start}Content-Length: 0\r\n{_ACCEPT}{_KEEP_ALIVE}\r\n'.encode('latin1')
+            )
+            return request
+
+        following = isinstance(body, BodyFollowing)
+        if expect100 and not following:
+            raise ValueError('expect100 needs a BodyFollowing as body')
+        content = source = None
+        request_body = NO_BODY
+        end = _ACCEPT
+        if following:
+            # RFC 9110, section 10.1.1: nothing to expect if there is no content.
+            expect100 = expect100 and body.length != 0
+            request_body = RequestBody(body.length, expect100)
+            if expect100:
+                end += 'Expect: 100-continue\r\n'
+        elif body is not None:
+            content = as_bytes(body)
+            if content is None:
+                source = open_source(body)
+        connection = _KEEP_ALIVE
+        lines = ''
+        request = Request(method, path, request_body)
+        wants_md5 = content is not None and self.content_md5
+        if headers is not None:
+            fields = CallerFields(headers, expect100)
+            lines = fields.lines
+            names = fields.names
+            if 'connection' in names:
+                connection = ''
+                options = [m.strip(' \t') for m in names['connection'].lower().split(',')]
+                request.close = 'close' in options
+            request.upgrade = 'upgrade' in names
+            wants_md5 = wants_md5 and 'content-md5' not in names
+        if source is not None:
+            request.source = source
+            request.before = start + lines
+            request.after = f'{end}{connection}\r\n'
+            return request
+        if content is None:
+            framing = request_body.framing_field()
+        else:
+            framing = f'Content-Length: {len(content)}\r\n'
+            if wants_md5:
+                framing += f'Content-MD5: {_md5(content)}\r\n'
+            if len(content):
+                request.content = content
+            if len(content) >= _JOIN:
+                request.body = RequestBody(len(content))
+        request.head = f'{start}{lines}{framing}{end}{connection}\r\n'.encode('latin1')
+        return request
+
+    def _session_for_sending(self) -> Session:
+        """Return the session to send on: a new one after `disconnect`."""
+
+        session = self._session
+        if session.stream.forgotten:
+            return self._start_session()
+        return session
+
+    def write(self, buf: Any) -> None:  # type: ignore[override]
+        """Send request body data, after a request with a `BodyFollowing`.
+
+        *buf* is a bytes-like object, or a binary stream that is read up to the announced length
+        or its end. Without an announced length each call sends one chunk; empty data send
+        nothing. Waits until all has been handed to the system.
+
+        `ExcessBodyData` if there are more bytes than announced: nothing of *buf* is sent, and
+        writing may go on. `StateError` if no body is being written, or the answer to *expect100*
+        was not read. `ConnectionClosed` if the server has closed, or has refused the request
+        with a final response: the body counts as sent, and `read_response` returns the response
+        if there is one.
+        """
+
+        eval_coroutine(self.co_write(buf), self.timeout)
+
+    def co_write(self, buf: Any) -> Coroutine[None]:
+        """Coroutine twin of `write`."""
+
+        return self._session.co_write(buf)
+
+    def write_eof(self, trailers: Optional[Mapping[str, Any]] = None) -> None:
+        """End the request body of a `BodyFollowing`.
+
+        Must be called for a body without announced length; *trailers* (mapping) are sent as
+        trailer fields (RFC 9112, section 7.1.2), to be announced in the header by the caller. May
+        be called once for a body with a length, when that has been reached, else `StateError`
+        which says how much is missing; writing may go on. `ValueError` for trailers on such a
+        body, or fields that must not be there (RFC 9110, section 6.5.1). `StateError` without a
+        body to end. Waits; `ConnectionClosed` as for `write`.
+        """
+
+        eval_coroutine(self.co_write_eof(trailers), self.timeout)
+
+    def co_write_eof(self, trailers: Optional[Mapping[str, Any]] = None) -> Coroutine[None]:
+        """Coroutine twin of `write_eof`."""
+
+        return self._session.co_write_eof(trailers)
+
+    # Receiving
+
+    def read_response(self) -> HTTPResponse:
+        """Read the head of the next response, in the order of the requests.
+
+        Waits until it is there. Interim responses are skipped, except for a 100 that was asked
+        for, and a 101 if the request had an `Upgrade` field.
+
+        `StateError` if the body of the previous response was not read to its end, if the request
+        body was not written to its end, if another thread is reading, or if no request is
+        outstanding. In the last case, if other threads are alive, it waits for a request:
+        one second, or up to 60 seconds (or `timeout`, if less) while the thread that sent last is
+        another one and alive.
+
+        `InvalidResponse` or `UnsupportedResponse` if the server does not speak HTTP/1.x; the
+        same error comes from every further call until `reset`. `ConnectionClosed` if there
+        will be no response.
+        """
+
+        if not self._session.answer_coming:
+            self._session.wait_for_sender(self.timeout)
+        return eval_coroutine(self.co_read_response(), self.timeout)
+
+    def co_read_response(self) -> Coroutine[HTTPResponse]:
+        """Coroutine twin of `read_response`.
+
+        With no request outstanding, and none being sent, it raises `StateError` at once.
+        """
+
+        session = self._session
+        session.assume_close = self.assume_close
+        session.strict_eof = self.strict_eof
+        return session.co_read_response()
+
+    def read(self, n: Optional[int] = None) -> bytes:  # type: ignore[override]
+        """Read up to *n* bytes of the body.
+
+        Returns `bytes`: at least one byte, as soon as there is something; empty at the end of
+        the body, for *n* = 0, and if no body is being read. With `None` or a negative number, the
+        same as `readall`. Waits for the first byte.
+
+        `ConnectionClosed` if the connection ends before the body does: data that have been
+        returned are right, but not all. `InvalidResponse` or `UnsupportedResponse` if the end of
+        the body cannot be found; no data are returned from there on.
+        """
+
+        if n is None or n < 0:
+            return self.readall()
+        return eval_coroutine(self._session.co_read(n), self.timeout)
+
+    def co_read(self, n: Optional[int] = None) -> Coroutine[bytearray]:
+        """Coroutine twin of `read`; its result is a `bytearray` that belongs to the caller."""
+
+        if n is None or n < 0:
+            data = yield from self._session.co_readall()
+        else:
+            data = yield from self._session.co_read(n)
+        return bytearray(data)
+
+    def readinto(self, buf: Any) -> int:
+        """Read body data into the writable buffer *buf*.
+
+        Returns the number of bytes: what there is and fits, at least one; 0 at the end of the
+        body. Waits and raises as `read`.
+        """
+
+        return eval_coroutine(self.co_readinto(buf), self.timeout)
+
+    def co_readinto(self, buf: Any) -> Coroutine[int]:
+        """Coroutine twin of `readinto`."""
+
+        view = memoryview(buf)
+        if view.readonly:
+            raise TypeError('readinto needs a writable buffer')
+        return self._session.co_readinto(view.cast('B') if view.nbytes else memoryview(b''))
+
+    def readall(self) -> bytes:
+        """Read the rest of the body and return it as `bytes`, empty if there is none.
+
+        Waits for all of it. Raises as `read`; after any error the connection is broken.
+        """
+
+        return eval_coroutine(self._session.co_readall(), self.timeout)
+
+    def co_readall(self) -> Coroutine[bytes]:
+        """Coroutine twin of `readall`."""
+
+        return self._session.co_readall()
+
+    def discard(self) -> None:
+        """Read the rest of the body and throw it away. Waits and raises as `readall`."""
+
+        eval_coroutine(self._session.co_discard(), self.timeout)
+
+    def co_discard(self) -> Coroutine[None]:
+        """Coroutine twin of `discard`."""
+
+        return self._session.co_discard()
+
+    def read_raw(self, size: int) -> bytes:
+        """Read up to *size* uninterpreted bytes, from the buffer or the network.
+
+        Empty at the end of the connection. To look at what the server has sent after
+        `InvalidResponse` or `UnsupportedResponse`, and to go on after a 101 response. From now
+        on, all other calls are a `StateError`, until `reset`. `ConnectionClosed` if there is no
+        connection. Waits for the first byte.
+        """
+
+        return eval_coroutine(self.co_read_raw(size), self.timeout)
+
+    def co_read_raw(self, size: int) -> Coroutine[bytes]:
+        """Coroutine twin of `read_raw`."""
+
+        return self._session.co_read_raw(size)
+
+    def response_pending(self) -> bool:
+        """Tell whether an answer is outstanding or partly read, on an open connection."""
+
+        session = self._session
+        return session.usable and (bool(session.pending) or session.reading_body)
+
+    # The rest of what a readable binary stream has
+
+    @property
+    def closed(self) -> bool:
+        """Always false: the object can be used again after whatever happened."""
+        return False
+
+    def readable(self) -> bool:
+        """Return true: response bodies can be read."""
+        return True
+
+    def writable(self) -> bool:
+        """Return true: request bodies can be written."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return false."""
+        return False
+
+    def flush(self) -> None:
+        """Do nothing; there is no output buffer."""
+
+    def close(self) -> None:
+        """Leave a healthy connection alone, disconnect a broken one. Never raises.
+
+        Objects like `io.TextIOWrapper` close what they read from, but the end of a body is not
+        the end of the connection; that is what `disconnect` is for.
+        """
+
+        # An object whose construction has failed is closed, too, when it is collected.
+        session = getattr(self, '_session', None)
+        if session is not None and session.fault is not None:
+            self.disconnect()
+
+    def read1(self, n: int = -1) -> bytes:
+        """Read up to *n* bytes, by default those that there are, see `read`."""
+
+        return self.read(n if n >= 0 else self._rbuf.size)
+
+    def readinto1(self, buf: Any) -> int:
+        """Same as `readinto`."""
+
+        return self.readinto(buf)
+
+    def peek(self, n: int = 0) -> bytes:
+        """Return body data that will be read next, at least one byte, without removing them.
+
+        *n* is ignored. Empty at the end of the body. Waits and raises as `read`.
+        """
+
+        return eval_coroutine(self._session.co_peek(), self.timeout)
+
+
+def _md5(data: memoryview) -> str:
+    """Return the value of a Content-MD5 field (RFC 1864)."""
+
+    try:
+        # Builds of OpenSSL with FIPS rules refuse MD5 for any other purpose.
+        digest = hashlib.md5(data, usedforsecurity=False)
+    except TypeError:
+        # CPython 3.8 does not know the argument.
+        digest = hashlib.md5(data)
+    return b64encode(digest.digest()).decode('ascii')

@@ -1,0 +1,263 @@
+"""Parsing of response heads, trailer sections and chunk-size lines (RFC 9112).
+
+Pure functions and one collector: bytes in, values out, no I/O. What is not in the grammar is
+refused. Departures from the grammar, each tested:
+
+- a status line may lack the space before an absent reason phrase;
+- obs-fold becomes one space (RFC 9112, section 5.2);
+- control characters other than NUL, CR and LF pass in field values, as servers send them.
+
+A line ends with CRLF. A bare LF or CR is refused everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ._exceptions import InvalidResponse, UnsupportedResponse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, NamedTuple, Optional, Tuple, Union
+
+    from ._buffer import _Buffer
+
+    class _Head(NamedTuple):
+        minor: int
+        status: int
+        reason: str
+        fields: str
+        lowered: str
+else:
+    from collections import namedtuple
+
+    _Head = namedtuple('_Head', 'minor status reason fields lowered')
+
+#: The characters of a token (RFC 9110, section 5.6.2), for use in a character class.
+TOKEN_CHARACTERS = r"!#$%&'*+\-.0-9A-Z^_`a-z|~"
+
+# Field lines, each with the CRLF before it (RFC 9112, section 5): a token directly followed by
+# a colon. The character classes exclude the line end, so matching is linear.
+_FIELD_LINES = rf'(?:\r\n[{TOKEN_CHARACTERS}]+:[^\0\r\n]*)*'
+_match_fields = re.compile(_FIELD_LINES).fullmatch
+_match_one_field = re.compile(rf'[{TOKEN_CHARACTERS}]+:[^\0\r\n]*').fullmatch
+
+# RFC 9112, section 4: status line; then the field lines. Any minor version counts (RFC 9110,
+# section 2.5).
+_STATUS_LINE = r'HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\0\r\n]*))?'
+_match_head = re.compile(rf'{_STATUS_LINE}({_FIELD_LINES})').fullmatch
+_match_status_line = re.compile(_STATUS_LINE).fullmatch
+_VERSION = b'HTTP/1.'
+
+_replace_fold = re.compile(r'[ \t]*\r\n[ \t]+').sub
+
+# RFC 9112, section 7.1: chunk-size [ chunk-ext ]. An extension is a token with an optional
+# token or quoted string as value; quoted strings may contain semicolons.
+_TOKEN = rf'[{TOKEN_CHARACTERS}]+'.encode()
+_QUOTED = rb'"(?:[^\0-\x08\x0a-\x1f\x7f"\\]|\\[^\0-\x08\x0a-\x1f\x7f])*"'
+_EXTENSION = rb'[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?' % (_TOKEN, _TOKEN, _QUOTED)
+_match_chunk_line = re.compile(rb'([0-9A-Fa-f]{1,16})(?:%b)*[ \t]*' % _EXTENSION).fullmatch
+
+#: Most digits of a Content-Length; 18 digits always fit into 64 bits.
+MAX_LENGTH_DIGITS = 18
+
+_DIGITS = frozenset('0123456789')
+
+
+def excerpt(data: Union[bytes, str]) -> str:
+    """Return the `repr` of the first 80 bytes of *data*, for an error message."""
+
+    raw = data.encode('latin1', 'replace') if isinstance(data, str) else bytes(data)
+    return repr(raw[:80]) + ('…' if len(raw) > 80 else '')
+
+
+class ResponseHead(_Head):
+    """A parsed response head.
+
+    *minor* (int) is the minor HTTP version, *fields* (str) the field lines, each with a CRLF
+    before it, and *lowered* (str) the same in lower case, to look fields up.
+    """
+
+    __slots__ = ()
+
+    def values(self, name: str) -> List[str]:
+        """Return the values, in lower case, of all fields *name* (in lower case)."""
+
+        lowered = self.lowered
+        mark = f'\r\n{name}:'
+        begin = lowered.find(mark)
+        if begin < 0:
+            return []
+        values = []
+        while begin >= 0:
+            begin += len(mark)
+            end = lowered.find('\r\n', begin)
+            values.append(lowered[begin : end if end >= 0 else None].strip(' \t'))
+            begin = lowered.find(mark, begin)
+        return values
+
+    def members(self, name: str) -> List[str]:
+        """Return the members of the list-valued field *name* (RFC 9110, section 5.6.1)."""
+
+        values = self.values(name)
+        if not values:
+            return values
+        return [m for m in (m.strip(' \t') for m in ','.join(values).split(',')) if m]
+
+
+def parse_head(text: str) -> ResponseHead:
+    """Parse *text*, a response head without the CRLF of its last line and the empty line."""
+
+    match = _match_head(text)
+    if match is None:
+        # Either it is folded, or it is wrong and the first wrong line is to be shown.
+        status_line, mark, rest = text.partition('\r\n')
+        check_status_line(status_line.encode('latin1'))
+        match = _match_head(status_line + parse_fields(mark + rest))
+        assert match is not None
+    minor, status, reason, fields = match.groups()
+    # Only digits get here, three of them at the most.
+    return ResponseHead(int(minor), int(status), reason or '', fields, fields.lower())
+
+
+def parse_fields(text: str) -> str:
+    """Check the field lines *text*, each with a CRLF before it, and return them unfolded.
+
+    Raises `InvalidResponse`, showing the first line that is not a field line.
+    """
+
+    if _match_fields(text):
+        return text
+    lines = text.split('\r\n')[1:]
+    if lines[0][:1] in (' ', '\t'):
+        raise InvalidResponse(f'header begins with a continuation line: {excerpt(lines[0])}')
+    unfolded = _replace_fold(' ', text)
+    for line in unfolded.split('\r\n')[1:]:
+        if not _match_one_field(line):
+            raise InvalidResponse(f'invalid header line: {excerpt(line)}')
+    return unfolded
+
+
+def split_fields(fields: str) -> List[Tuple[str, str]]:
+    """Split checked field lines, each with a CRLF before it, into names and values."""
+
+    return [
+        (name, value.strip(' \t'))
+        for name, _, value in [line.partition(':') for line in fields.split('\r\n')[1:]]
+    ]
+
+
+def check_status_line(line: bytes, complete: bool = True) -> None:
+    """Check a status line, or if not *complete* what has been received of it so far.
+
+    Raises `UnsupportedResponse` for anything but HTTP/1.x, else `InvalidResponse`.
+    """
+
+    if not line.startswith(_VERSION) and (complete or not _VERSION.startswith(line)):
+        raise UnsupportedResponse(f'server did not answer with HTTP/1.x, but {excerpt(line)}')
+    if complete and not _match_status_line(line.decode('latin1')):
+        raise InvalidResponse(f'invalid status line: {excerpt(line)}')
+
+
+def parse_chunk_size(line: bytes) -> int:
+    """Return the size in a chunk-size line (without its CRLF); extensions are ignored."""
+
+    match = _match_chunk_line(line)
+    if match is None:
+        raise InvalidResponse(f'invalid chunk size line: {excerpt(line)}')
+    # One to sixteen hexadecimal digits.
+    return int(match.group(1), 16)
+
+
+def parse_content_length(values: List[str]) -> int:
+    """Return the length that all Content-Length *values* agree on (RFC 9112, section 6.3).
+
+    Each value may be a list of equal numbers. Raises `InvalidResponse`.
+    """
+
+    members = [m.strip(' \t') for value in values for m in value.split(',')]
+    if any(
+        not m or len(m) > MAX_LENGTH_DIGITS or not _DIGITS.issuperset(m) for m in members
+    ):
+        raise InvalidResponse(f'invalid Content-Length: {excerpt(", ".join(values))}')
+    lengths = {int(m) for m in members}
+    if len(lengths) != 1:
+        raise InvalidResponse(f'conflicting Content-Length values: {excerpt(", ".join(values))}')
+    return lengths.pop()
+
+
+class BlockReader:
+    """Collects lines up to an empty one, out of a buffer that may be smaller than a line.
+
+    Everything is looked at once, so that a slow drip of bytes costs linear time. Used for heads
+    that are not in the buffer as a whole, and for trailer sections.
+    """
+
+    __slots__ = ('_has_status_line', '_lines', '_max_block', '_max_line', '_partial', '_size')
+
+    def __init__(self, has_status_line: bool, max_line: int, max_block: int) -> None:
+        self._has_status_line = has_status_line
+        self._max_line = max_line
+        self._max_block = max_block
+        self._lines: List[bytes] = []
+        self._partial = bytearray()
+        self._size = 0
+
+    def collected(self) -> bytes:
+        """Return all bytes taken out of the buffer so far."""
+
+        return b''.join(line + b'\r\n' for line in self._lines) + self._partial
+
+    def feed(self, buf: _Buffer) -> Optional[str]:
+        """Take lines out of *buf*; return the block without its last two CRLFs, once complete.
+
+        The empty string is a block without lines, `None` means that more bytes are needed.
+        Raises `InvalidResponse` or `UnsupportedResponse` as soon as it is clear that it will
+        come to that; then the offending bytes are in `collected()`.
+        """
+
+        data = buf.d
+        while buf.b < buf.e:
+            end = data.find(b'\n', buf.b, buf.e) + 1
+            self._partial += buf.view[buf.b : end or buf.e]
+            if not end:
+                buf.clear()
+                break
+            buf.b = end
+            self._check_partial(complete=True)
+            line = bytes(self._partial[:-2])
+            if not line and (self._lines or not self._has_status_line):
+                self._partial.clear()
+                return b'\r\n'.join(self._lines).decode('latin1')
+            if self._lines or not self._has_status_line:
+                # The size of a block is that of its lines with the line ends between them.
+                self._size += len(line) + 2
+            else:
+                check_status_line(line)
+            self._partial.clear()
+            self._lines.append(line)
+        if self._partial:
+            self._check_partial(complete=False)
+        return None
+
+    def _check_partial(self, complete: bool) -> None:
+        partial = self._partial
+        if complete and not partial.endswith(b'\r\n'):
+            raise InvalidResponse(f'line does not end with CRLF: {excerpt(bytes(partial))}')
+        length = len(partial)
+        if complete:
+            length -= 2
+        elif partial.endswith(b'\r'):
+            length -= 1
+        if length > self._max_line:
+            raise InvalidResponse(
+                f'line is longer than {self._max_line} bytes: {excerpt(bytes(partial))}'
+            )
+        if self._lines or not self._has_status_line:
+            self._check_size(length)
+        elif not complete:
+            check_status_line(bytes(partial[: len(_VERSION)]), complete=False)
+
+    def _check_size(self, more: int) -> None:
+        if self._size + more > self._max_block:
+            raise InvalidResponse(f'header is larger than {self._max_block} bytes')

@@ -1,0 +1,128 @@
+"""What a coroutine yields when it has to wait, and the one loop that waits in blocking mode.
+
+A dugong coroutine is a generator. It yields a `PollNeeded` whenever it has to wait for a file
+descriptor, and is to be resumed once that one is ready; resuming it too early is harmless. Its
+return value is the result. That is the whole contract: `eval_coroutine` is the driver for
+blocking calls, `AioFuture` the one for asyncio, and any other event loop can have its own.
+"""
+
+from __future__ import annotations
+
+import select
+from collections import namedtuple
+
+from ._exceptions import ConnectionTimedOut
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Generator, NamedTuple, Optional, TypeVar
+
+    T = TypeVar('T')
+
+    #: A dugong coroutine with a result of type T.
+    Coroutine = Generator['PollNeeded', None, T]
+
+    class _PollNeeded(NamedTuple):
+        fd: int
+        mask: int
+else:
+    _PollNeeded = namedtuple('_PollNeeded', 'fd mask')
+
+#: Bits of `PollNeeded.mask`: wait until data can be received, or sent, without waiting.
+POLLIN: int = getattr(select, 'POLLIN', 1)
+POLLOUT: int = getattr(select, 'POLLOUT', 4)
+
+# poll() takes a C int of milliseconds.
+_MAX_MILLISECONDS = 2**31 - 1
+
+
+class PollNeeded(_PollNeeded):
+    """A file descriptor *fd* (int) and what to wait for there.
+
+    *mask* (int) is `POLLIN`, `POLLOUT` or both, which means either of them. An error or a
+    hang-up on the descriptor also ends the wait.
+    """
+
+    __module__ = 'dugong'
+
+    def poll(self, timeout: Optional[float] = None) -> bool:
+        """Wait until the descriptor is ready; return False if it is not after *timeout* seconds.
+
+        `None` waits for ever, 0 does not wait. A signal handler that raises ends the wait.
+        """
+
+        if timeout is None:
+            milliseconds = None
+        else:
+            # Rounded up: a wait must not end before its time and count as timed out.
+            milliseconds = min(max(0, -int(-timeout * 1000 // 1)), _MAX_MILLISECONDS)
+        # The poll object is kept, as making one costs as much as polling. It is taken away
+        # for the time of the wait because it refuses to be used by two threads at once.
+        poller = self.__dict__.pop('_poller', None)
+        if poller is None:
+            poller = _make_poller(self.fd, self.mask)
+        ready = bool(poller.poll(milliseconds))
+        self.__dict__['_poller'] = poller
+        return ready
+
+
+class _SelectPoller:
+    """Stands in for a poll object with one descriptor where the system has no `poll`."""
+
+    def __init__(self, fd: int, mask: int) -> None:
+        self._readable = [fd] if mask & POLLIN else []
+        self._writable = [fd] if mask & POLLOUT else []
+        # Windows reports a failed connect as an exceptional condition.
+        self._exceptional = [fd]
+
+    def poll(self, milliseconds: Optional[int]) -> bool:
+        timeout = None if milliseconds is None else milliseconds / 1000
+        return any(select.select(self._readable, self._writable, self._exceptional, timeout))
+
+
+def _make_poller(fd: int, mask: int) -> Any:
+    if not hasattr(select, 'poll'):
+        return _SelectPoller(fd, mask)
+    poller = select.poll()
+    poller.register(fd, mask)
+    return poller
+
+
+def eval_coroutine(crt: Coroutine[T], timeout: Optional[float] = None) -> T:
+    """Drive the dugong coroutine *crt* to its end, waiting as needed, and return its result.
+
+    *timeout* (seconds; `None`: no limit) bounds each single wait, not the whole: when one is
+    longer, `ConnectionTimedOut` is raised inside the coroutine, which can put its affairs in
+    order. So is what a signal handler raises during a wait, `KeyboardInterrupt` for instance.
+    """
+
+    try:
+        need = next(crt)
+        while True:
+            try:
+                ready = need.poll(timeout)
+            except BaseException as exc:
+                need = crt.throw(exc)
+                continue
+            if ready:
+                need = next(crt)
+            else:
+                need = crt.throw(ConnectionTimedOut(timeout_message(need, timeout)))
+    except StopIteration as exc:
+        result: T = exc.value
+        return result
+
+
+eval_coroutine.__module__ = 'dugong'
+
+
+def timeout_message(need: PollNeeded, timeout: Optional[float]) -> str:
+    """Say what was waited for in vain for *timeout* seconds."""
+
+    if need.mask == POLLIN:
+        what = 'receive'
+    elif need.mask == POLLOUT:
+        what = 'send'
+    else:
+        what = 'send or receive'
+    return f'timed out after waiting {timeout:g} s to {what}'

@@ -1,0 +1,167 @@
+"""The head of a request: method, target and header fields in, bytes out (RFC 9112, section 3).
+
+Whatever could change the meaning of the message is refused with `ValueError`, so that nothing a
+caller passes through can end a line or add a field. Error messages do not contain field values,
+which may be credentials.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ._parser import TOKEN_CHARACTERS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterable, Optional, Tuple, Union
+
+_is_token = re.compile(rf'[{TOKEN_CHARACTERS}]+').fullmatch
+_is_target = re.compile('[\x21-\x7e\x80-\xff]+').fullmatch
+_is_value = re.compile('[\t\x20-\x7e\x80-\xff]*').fullmatch
+_bad_host_character = re.compile(r'[\x00-\x20\x7f/?#@\\]').search
+
+#: Fields that are the library's: what the caller passes of them is dropped.
+_OWN_FIELDS = frozenset(('host', 'content-length', 'transfer-encoding', 'accept-encoding'))
+
+#: Fields not allowed in a trailer section (RFC 9110, section 6.5.1): framing, routing, request
+#: modifiers, authentication and content format.
+_NOT_IN_TRAILERS = frozenset(
+    (
+        'age authorization cache-control connection content-encoding content-length '
+        'content-location content-range content-type cookie date expect expires host if-match '
+        'if-modified-since if-none-match if-range if-unmodified-since keep-alive location '
+        'max-forwards pragma proxy-authenticate proxy-authorization proxy-connection range '
+        'retry-after set-cookie te trailer transfer-encoding upgrade vary www-authenticate'
+    ).split()
+)
+
+
+def check_method(method: str) -> None:
+    """`ValueError` unless *method* is a token (RFC 9110, section 9.1)."""
+
+    if not _is_token(method):
+        raise ValueError(f'invalid request method: {method[:80]!r}')
+
+
+def check_target(path: str) -> None:
+    """`ValueError` if *path* is empty or has characters that no request target can have."""
+
+    if not _is_target(path):
+        if not path:
+            raise ValueError('path of a request must not be empty')
+        raise ValueError(
+            'path contains a space, a control character, or one that is not latin1 '
+            f'(quote it with urllib.parse.quote): {path[:80]!r}'
+        )
+
+
+def field_line(name: str, value: Any) -> str:
+    """Return a field line with its CRLF; `ValueError` for what a field cannot hold."""
+
+    if not _is_token(name):
+        raise ValueError(f'invalid header name: {name[:80]!r}')
+    text = value if type(value) is str else str(value)
+    if not _is_value(text):
+        raise ValueError(
+            f'value of header {name!r} contains a control character, or one that is not latin1'
+        )
+    return f'{name}: {text}\r\n'
+
+
+class CallerFields:
+    """Header fields of the caller, checked and encoded; the mapping itself is not changed.
+
+    `lines` (str) are their field lines without the fields that the library sets itself,
+    `names` maps their names in lower case to their values as text.
+    """
+
+    __slots__ = ('lines', 'names')
+
+    def __init__(
+        self,
+        headers: Union[Mapping[str, Any], Iterable[Tuple[str, Any]]],
+        expect_continue: bool = False,
+    ) -> None:
+        lines: Dict[str, str] = {}
+        names: Dict[str, str] = {}
+        for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+            text = value if type(value) is str else str(value)
+            line = field_line(name, text)
+            lowered = name.lower()
+            if lowered in _OWN_FIELDS or (expect_continue and lowered == 'expect'):
+                continue
+            # Spellings of one name: the last one counts.
+            names[lowered] = text
+            lines[lowered] = line
+        self.lines = ''.join(lines.values())
+        self.names = names
+
+
+def trailer_section(trailers: Optional[Mapping[str, Any]]) -> bytes:
+    """Return the encoded trailer section, with the empty line that ends it.
+
+    `ValueError` for fields that are not allowed there.
+    """
+
+    if not trailers:
+        return b'\r\n'
+    for name in trailers:
+        if name.lower() in _NOT_IN_TRAILERS:
+            raise ValueError(f'field {name!r} is not allowed in a trailer section')
+    lines = {name.lower(): field_line(name, trailers[name]) for name in trailers}
+    return (''.join(lines.values()) + '\r\n').encode('latin1')
+
+
+def encode_host(name: str) -> str:
+    """Return *name* as it is looked up and sent; non-ASCII names are IDNA-encoded.
+
+    Raises `ValueError` for characters that a host name or address cannot have.
+    """
+
+    if not isinstance(name, str):
+        raise TypeError(f'host name must be a str, not {type(name).__name__}')
+    if not name or _bad_host_character(name):
+        raise ValueError(f'invalid host name: {name[:80]!r}')
+    if not name.isascii():
+        try:
+            name = name.encode('idna').decode('ascii')
+        except UnicodeError as exc:
+            raise ValueError(f'invalid host name: {name[:80]!r}') from exc
+        if _bad_host_character(name):
+            raise ValueError(f'invalid host name: {name[:80]!r}')
+    return name
+
+
+def host_and_port(host: str, port: int, default_port: Optional[int]) -> str:
+    """Return `host[:port]` with brackets around an IPv6 address (RFC 9110, section 4.2)."""
+
+    if ':' in host and not host.startswith('['):
+        host = f'[{host}]'
+    return host if port == default_port else f'{host}:{port}'
+
+
+def connect_request(host: str, port: int, proxy_lines: str) -> bytes:
+    """Return the head of a CONNECT request (RFC 9110, section 9.3.6)."""
+
+    authority = host_and_port(host, port, None)
+    return (
+        f'CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{proxy_lines}\r\n'
+    ).encode('latin1')
+
+
+def check_address(address: Tuple[str, int]) -> Tuple[str, int]:
+    """Check a `(host name, port)` pair and return it with the name encoded."""
+
+    host, port = address
+    return encode_host(host), check_port(port)
+
+
+def check_port(port: int) -> int:
+    """Return *port*; `TypeError` or `ValueError` unless it is an int from 0 to 65535."""
+
+    if not isinstance(port, int):
+        raise TypeError(f'port must be an int, not {type(port).__name__}')
+    if not 0 <= port <= 65535:
+        raise ValueError(f'port must be from 0 to 65535, not {port}')
+    return port

@@ -1,0 +1,80 @@
+"""From host name to addresses, and what it means if there are none.
+
+"No such host" and "the name service is down" look alike to `getaddrinfo`. Where it matters,
+some host names that exist for certain are looked up, too. Nothing is cached.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from ._exceptions import DNSUnavailable, HostnameNotResolvable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Sequence, Tuple
+
+    #: What `socket.getaddrinfo` returns an item of.
+    AddressInfo = Tuple[Any, Any, int, str, Tuple[Any, ...]]
+
+# EAI_AGAIN should mean a temporary problem, but some systems return it for names that do not
+# exist. EAI_NODATA is not known to all systems.
+_AMBIGUOUS = frozenset(
+    getattr(socket, name)
+    for name in ('EAI_NONAME', 'EAI_NODATA', 'EAI_AGAIN')
+    if hasattr(socket, name)
+)
+
+
+def is_numeric(host: str) -> bool:
+    """Tell whether *host* is an IPv4 or IPv6 address, which needs no name service."""
+
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    try:
+        socket.inet_pton(family, host.partition('%')[0])
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def resolve(host: str, port: int, test_hosts: Sequence[Tuple[str, int]]) -> List[AddressInfo]:
+    """Look up *host*; waits for the name service, so call it where that does no harm.
+
+    *test_hosts* are the host names that tell whether the name service works. Returns a non-empty
+    list. Raises `HostnameNotResolvable`, `DNSUnavailable`, or other `socket.gaierror`s.
+    """
+
+    try:
+        return _look_up(host, port)
+    except socket.gaierror as exc:
+        if not _is_ambiguous(exc):
+            raise
+        first_error = exc
+    if not any(_resolves(name, test_port) for name, test_port in test_hosts):
+        raise DNSUnavailable(host) from first_error
+    # The name service may have come back in the meantime.
+    try:
+        return _look_up(host, port)
+    except socket.gaierror as exc:
+        if not _is_ambiguous(exc):
+            raise
+        raise HostnameNotResolvable(host) from exc
+
+
+def _is_ambiguous(exc: socket.gaierror) -> bool:
+    # An error made with a single argument has no errno.
+    return exc.errno in _AMBIGUOUS or (len(exc.args) == 1 and exc.args[0] in _AMBIGUOUS)
+
+
+def _look_up(host: str, port: int) -> List[AddressInfo]:
+    addresses = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+    if not addresses:
+        raise socket.gaierror(socket.EAI_NONAME, 'getaddrinfo returned an empty list')
+    return addresses
+
+
+def _resolves(host: str, port: int) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, port))
+    except OSError:
+        return False

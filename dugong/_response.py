@@ -1,0 +1,79 @@
+"""What the caller gets of a response head."""
+
+from __future__ import annotations
+
+from email.message import Message
+
+from ._parser import split_fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Union
+
+
+def make_message(fields: str) -> Message:
+    """Return the field lines *fields*, each with a CRLF before it, as a message object."""
+
+    message = Message()
+    for name, value in split_fields(fields):
+        message.set_raw(name, value)
+    return message
+
+
+class HTTPResponse:
+    """Status and header of a response.
+
+    - `method` and `path` (str): those of the request, as given by the caller.
+    - `status` (int) and `reason` (str, may be empty): from the status line.
+    - `headers`: an `email.message.Message` with the values as they were sent (latin1, folded
+      lines joined by one space). A missing field is `None` with `[]`.
+    - `length` (int or None): number of bytes of the body that will come, 0 if the response
+      cannot have one, `None` if the number is not known beforehand.
+    - `trailers`: `None` until the body has been read to its end, then a message object with the
+      trailer fields (RFC 9110, section 6.5), empty if there were none.
+    - `body` (bytes or None): the whole body of a response that came from
+      `HTTPConnection.pipeline`; `None` for any other.
+    """
+
+    __module__ = 'dugong'
+
+    body: Optional[bytes] = None
+    _trailers: Union[None, str, Message] = None
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        status: int,
+        reason: str,
+        headers: Union[Message, str],
+        length: Optional[int] = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.status = status
+        self.reason = reason
+        self.length = length
+        # Field lines become a message object when somebody asks for it.
+        self._headers = headers
+
+    @property
+    def headers(self) -> Message:
+        headers = self._headers
+        if type(headers) is str:
+            headers = self._headers = make_message(headers)
+        return headers  # type: ignore[return-value]
+
+    @headers.setter
+    def headers(self, headers: Message) -> None:
+        self._headers = headers
+
+    @property
+    def trailers(self) -> Optional[Message]:
+        trailers = self._trailers
+        if type(trailers) is str:
+            trailers = self._trailers = make_message(trailers)
+        return trailers  # type: ignore[return-value]
+
+    def __repr__(self) -> str:
+        return f'<HTTPResponse {self.method} {self.path!r}: {self.status} {self.reason}>'

@@ -1,0 +1,1184 @@
+"""HTTP on one connection: from the first request to the moment it is closed or broken.
+
+A `Session` holds everything that belongs to one connection: the stream, the requests whose
+answers are outstanding, the bodies that are being sent and received, and why it cannot be used
+any more. After `disconnect` the next request gets a new one, so that nothing of the old one,
+not even a coroutine that still waits in it, can touch the new one.
+
+What keeps a session from being used is one of these:
+
+- `fault`: what every call raises from now on, e.g. after a framing error;
+- `send_fault`: what sending raises, while answers may still be read;
+- `closing`: no more requests are sent, but the answers to those sent are read;
+- `ended`: nothing more will be received either.
+
+In the last two cases requests count as outstanding without being sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from contextlib import suppress
+from io import BytesIO
+from time import monotonic
+
+from ._body import (
+    AWAIT_CONTINUE,
+    COMPLETE,
+    DATA,
+    DONE,
+    UNTIL_EOF,
+    WRITING,
+    RequestBody,
+    ResponseBody,
+    closes_connection,
+)
+from ._buffer import ResultBuffer, _Buffer
+from ._exceptions import (
+    ConnectionClosed,
+    InvalidResponse,
+    ProxyError,
+    StateError,
+    UnsupportedResponse,
+    _GeneralError,
+)
+from ._parser import BlockReader, excerpt, parse_head
+from ._request import trailer_section
+from ._response import HTTPResponse
+from ._settings import package
+from ._source import StreamSource, as_bytes, is_stream
+from ._stream import BURST, Stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Deque, List, Mapping, Optional, Union
+
+    from ._parser import ResponseHead
+    from ._poll import Coroutine
+    from ._source import IterableSource
+    from ._stream import Data
+
+    Source = Union[StreamSource, IterableSource]
+
+log = logging.getLogger('dugong')
+
+#: Interim responses to one request that are tolerated.
+MAX_INTERIM_RESPONSES = 100
+
+# Bodies up to this size are received into memory of the announced size; memory for larger ones
+# grows with what really arrives, as a server may announce anything.
+_MAX_ALLOCATION = 1 << 28
+
+# Data of at least this size are received into the caller's memory without passing the buffer.
+_DIRECT = 1 << 13
+
+# Pieces smaller than this are joined rather than sent one by one where a system call takes only
+# one piece; a head and a body smaller than this are always joined.
+_JOIN = 1 << 14
+
+# How long `wait_for_sender` waits for another thread to send a request, in seconds: for any
+# thread, and for one that has sent on this connection before.
+_WAIT_FOR_ANY_SENDER = 1.0
+_WAIT_FOR_KNOWN_SENDER = 60.0
+
+# How often it looks whether that thread is still alive.
+_LIVENESS_INTERVAL = 0.1
+
+# What a body is read into at a time if its length is not known.
+_READ_SIZE = 1 << 18
+
+
+class Request:
+    """A request whose answer is outstanding.
+
+    `head` (bytes) is the encoded head. `content` is what is sent behind it: bytes, a source, or
+    `None`; `body` keeps the place in it. The head of a request with a source is completed when
+    the source has been looked at, from the text `before` and `after` the framing field.
+    `sent` (bool) is false for a request that will never be sent.
+    """
+
+    __slots__ = (
+        'after',
+        'before',
+        'body',
+        'close',
+        'content',
+        'expects_continue',
+        'head',
+        'interim_responses',
+        'method',
+        'path',
+        'sent',
+        'source',
+        'upgrade',
+    )
+
+    def __init__(self, method: str, path: str, body: RequestBody) -> None:
+        self.method = method
+        self.path = path
+        self.head = b''
+        self.content: Optional[memoryview] = None
+        self.source: Optional[Source] = None
+        self.before = self.after = ''
+        self.body = body
+        self.expects_continue = body.state is AWAIT_CONTINUE
+        self.close = False
+        self.upgrade = False
+        self.sent = True
+        self.interim_responses = 0
+
+    def prepare_source(self) -> None:
+        """Read the first piece of the source, and complete the head by what that showed."""
+
+        source = self.source
+        assert source is not None
+        source.prepare()
+        self.body = RequestBody(source.length)
+        self.head = (self.before + self.body.framing_field() + self.after).encode('latin1')
+
+
+#: Body of the requests that have none, or have it sent together with their head.
+NO_BODY = RequestBody()
+
+
+class Session:
+    """The HTTP side of one connection, see the head of this module.
+
+    `assume_close` and `strict_eof` are those of `HTTPConnection`. `buf` is the read buffer.
+    """
+
+    __slots__ = (
+        '_block_reader',
+        '_consumed',
+        '_early_head',
+        '_sender_sought',
+        '_sent',
+        'assume_close',
+        'body',
+        'buf',
+        'closing',
+        'ended',
+        'fault',
+        'pending',
+        'response',
+        'send_fault',
+        'sender',
+        'strict_eof',
+        'stream',
+        'upload',
+    )
+
+    def __init__(self, stream: Stream, buf: _Buffer) -> None:
+        self.stream = stream
+        self.buf = buf
+        self.assume_close = False
+        self.strict_eof = False
+        self.pending: Deque[Request] = deque()
+        self.response: Optional[HTTPResponse] = None
+        self.body: Optional[ResponseBody] = None
+        # The last request with a body that is written piece by piece.
+        self.upload: Optional[RequestBody] = None
+        self.fault: Optional[_GeneralError] = None
+        self.send_fault: Optional[_GeneralError] = None
+        self.closing: Optional[str] = None
+        self.ended: Optional[str] = None
+        # Collects a head that does not fit into the buffer, or arrives in pieces.
+        self._block_reader: Optional[BlockReader] = None
+        # A final head that came while the body of its request was being sent.
+        self._early_head: Optional[ResponseHead] = None
+        # What a framing error has taken out of the buffer.
+        self._consumed = b''
+        # Bytes that the present send operation has sent.
+        self._sent = 0
+        # The thread that sent last, and what wakes up a reader that waits for one to send.
+        self.sender: Optional[threading.Thread] = None
+        self._sender_sought: Optional[threading.Condition] = None
+
+    # State
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection is open, and neither broken nor given up."""
+
+        return self.fault is None and not self.stream.closed
+
+    @property
+    def outstanding(self) -> bool:
+        """Whether an answer is outstanding or partly read, or a request partly sent."""
+
+        return bool(self.pending) or self.reading_body or self.writing_body
+
+    @property
+    def reading_body(self) -> bool:
+        return self.body is not None and self.body.state is not DONE
+
+    @property
+    def writing_body(self) -> bool:
+        return self.upload is not None and self.upload.state is not COMPLETE
+
+    @property
+    def answer_coming(self) -> bool:
+        """Whether `co_read_response` has something to wait for, or an error to report."""
+
+        if self.fault is not None or self.reading_body or self.stream.closed:
+            return True
+        if not self.pending:
+            return False
+        return self.pending[0].body.state is not WRITING or self.stream.sending.locked()
+
+    def wait_for_sender(self, timeout: Optional[float]) -> None:
+        """Wait until another thread sends a request, or until it is clear that none does.
+
+        *timeout* (seconds) limits this. Blocks the thread, as no coroutine may wait here.
+        """
+
+        me = threading.current_thread()
+        if threading.active_count() <= 1 or (self.writing_body and self.sender is me):
+            return
+        began = monotonic()
+        if self._sender_sought is None:
+            self._sender_sought = threading.Condition()
+        with self._sender_sought:
+            while not self.answer_coming:
+                sender = self.sender
+                limit = _WAIT_FOR_ANY_SENDER
+                if sender is not None and sender is not me and sender.is_alive():
+                    limit = _WAIT_FOR_KNOWN_SENDER
+                if timeout is not None:
+                    limit = min(limit, timeout)
+                left = began + limit - monotonic()
+                if left <= 0:
+                    return
+                self._sender_sought.wait(min(left, _LIVENESS_INTERVAL))
+
+    def announce(self) -> None:
+        """Wake up a thread in `wait_for_sender`."""
+
+        condition = self._sender_sought
+        if condition is not None:
+            with condition:
+                condition.notify_all()
+
+    def raise_fault(self) -> None:
+        """Raise what keeps the session from being used at all."""
+
+        fault = self.fault
+        if fault is not None:
+            raise type(fault)(fault.msg)
+        if self.stream.closed and (self.ended is None or self.stream.forgotten):
+            raise ConnectionClosed(self.stream.cause)
+
+    def fail(self, fault: _GeneralError, abort: bool = True) -> None:
+        """Let every call from now on raise *fault*, unless there is an earlier one."""
+
+        if self.fault is None:
+            self.fault = fault
+        if self.upload is not None:
+            self.upload.finish()
+        if abort:
+            self.stream.abort(fault.msg)
+
+    def _interrupted(self, what: str, exc: BaseException) -> None:
+        """Note that *what* came to an end in the middle because of *exc*."""
+
+        if isinstance(exc, GeneratorExit):
+            cause = 'was abandoned'
+        else:
+            cause = f'was interrupted by {type(exc).__name__}: {exc}'.rstrip(': ')
+        self.fail(ConnectionClosed(f'connection is broken because {what} {cause}'))
+
+    def _leave_role(self, role: Any) -> None:
+        role.release()
+        if self.stream.closed:
+            self.stream.close_if_idle()
+
+    # Sending
+
+    def _enter_sending(self) -> None:
+        if not self.stream.sending.acquire(False):
+            raise StateError('another thread or coroutine is sending on this connection')
+        self.sender = threading.current_thread()
+
+    def co_connect(self, connect: Callable[[Session], Coroutine[None]]) -> Coroutine[None]:
+        """Connect with the coroutine that *connect* returns."""
+
+        self._enter_sending()
+        try:
+            if not self.stream.connected:
+                yield from connect(self)
+        finally:
+            self._leave_role(self.stream.sending)
+
+    def co_send_request(
+        self, request: Request, connect: Callable[[Session], Coroutine[None]]
+    ) -> Coroutine[None]:
+        """Send the head of *request* and its content; *connect* connects the session if needed."""
+
+        stream = self.stream
+        self._enter_sending()
+        try:
+            self._check_sending()
+            if stream.connected and not self.outstanding and self.closing is self.ended is None:
+                self._check_idle()
+            if self.closing is not None or self.ended is not None:
+                # It could not be answered, so it is not sent.
+                request.sent = False
+                request.body.finish()
+                self.upload = None
+                self.pending.append(request)
+                return
+            if request.source is not None:
+                request.prepare_source()
+            self._sent = 0
+            # It is outstanding from now on, so that a reader can wait for the answer.
+            self.pending.append(request)
+            if self._sender_sought is not None:
+                self.announce()
+            try:
+                if not stream.connected:
+                    yield from connect(self)
+                yield from self._co_send_start(request)
+            except BaseException as exc:
+                self._sending_failed(request, exc)
+                raise
+            if request.close:
+                self.closing = 'the request asked the server to close the connection'
+            self.upload = None
+            if request.source is not None:
+                yield from self._co_send_rest(request, request.source)
+            elif request.content is not None:
+                request.body.finish()
+            elif request.body is not NO_BODY:
+                self.upload = request.body
+        finally:
+            self._leave_role(stream.sending)
+
+    def _check_sending(self) -> None:
+        self.raise_fault()
+        if self.send_fault is not None:
+            raise ConnectionClosed(self.send_fault.msg)
+        if self.writing_body:
+            assert self.upload is not None
+            if self.upload.state is AWAIT_CONTINUE:
+                raise StateError('the answer to Expect: 100-continue was not read yet')
+            raise StateError('the body of the previous request is not complete')
+
+    def _sending_failed(self, request: Request, exc: BaseException) -> None:
+        """Put things in order after *exc* ended a send operation for *request*."""
+
+        head_sent = self._sent >= len(request.head) and self.stream.connected
+        if not head_sent:
+            with suppress(ValueError):
+                self.pending.remove(request)
+        if not self.stream.connected:
+            # Connecting failed; that leaves nothing behind.
+            return
+        if isinstance(exc, ConnectionClosed):
+            # Answers that the server sent before it closed can still be read.
+            self.send_fault = exc
+            request.body.finish()
+        else:
+            self._interrupted('sending a request', exc)
+
+    def _co_send_start(self, request: Request) -> Coroutine[None]:
+        """Send the head, and the content that is at hand."""
+
+        head = request.head
+        content = request.content
+        if content is None:
+            size = self.stream.try_send(head)
+            if size != len(head):
+                self._sent = size or 0
+                yield from self._co_send([memoryview(head)[self._sent :]])
+            else:
+                self._sent = size
+        elif len(content) < _JOIN:
+            # One segment, and one TLS record, for a small message.
+            yield from self._co_send([head + content], request)
+        else:
+            yield from self._co_send([head, content], request)
+
+    def _co_send_rest(self, request: Request, source: Source) -> Coroutine[None]:
+        """Send the body of *request* from *source*, to its end."""
+
+        body = request.body
+        try:
+            yield from self._co_send_source(body, source, request)
+            if self.send_fault is not None:
+                # A reader has seen that the server refuses the rest.
+                raise ConnectionClosed(self.send_fault.msg)
+            if body.chunked:
+                yield from self._co_send([b'0\r\n\r\n'], request)
+                body.finish()
+            elif body.remaining:
+                raise StateError(
+                    f'the request body ended after {body.length - body.remaining} bytes, '  # type: ignore[operator]
+                    f'but {body.length} bytes were announced'
+                )
+        except BaseException as exc:
+            self._sending_failed(request, exc)
+            raise
+
+    def _co_send_source(
+        self, body: RequestBody, source: Source, request: Optional[Request]
+    ) -> Coroutine[None]:
+        """Send what *source* has, up to the announced length of *body*."""
+
+        if body.chunked:
+            piece = source.read()
+            while piece:
+                yield from self._co_send(_chunk(piece), request)
+                piece = source.read()
+            return
+        if self.stream.can_send_files and isinstance(source, StreamSource):
+            yield from self._co_send_file(body, source, request)
+        while body.remaining:
+            piece = source.read(body.remaining)
+            if not piece:
+                return
+            yield from self._co_send([piece], request)
+            body.written(len(piece))
+
+    def _co_send_file(
+        self, body: RequestBody, source: StreamSource, request: Optional[Request]
+    ) -> Coroutine[None]:
+        """Let the kernel send *source* as far as it can."""
+
+        stream = self.stream
+        file = source.kernel_file()
+        if file is None:
+            return
+        descriptor, begin = file
+        offset = begin
+        burst = 0
+        try:
+            while body.remaining:
+                try:
+                    size = stream.try_send_file(descriptor, offset, body.remaining)
+                except NotImplementedError:
+                    return
+                if size is None:
+                    burst = 0
+                    yield from self._co_wait_to_send(request)
+                elif size == 0:
+                    return
+                else:
+                    offset += size
+                    burst += size
+                    body.written(size)
+                    if burst >= BURST and body.remaining:
+                        burst = 0
+                        yield from stream.co_give_way()
+        finally:
+            source.skip(offset - begin)
+
+    def _co_send(
+        self, pieces: List[Data], request: Optional[Request] = None
+    ) -> Coroutine[None]:
+        """Send all *pieces*; they may belong to the body of *request*."""
+
+        stream = self.stream
+        vectored = len(pieces) > 1 and stream.vectored
+        if not vectored and len(pieces) > 1:
+            pieces = _joined(pieces)
+        burst = 0
+        while pieces:
+            size = stream.try_send_all(pieces) if vectored else stream.try_send(pieces[0])
+            if size is None:
+                burst = 0
+                yield from self._co_wait_to_send(request)
+                continue
+            self._sent += size
+            pieces = _without(pieces, size)
+            burst += size
+            if burst >= BURST and pieces:
+                burst = 0
+                yield from stream.co_give_way()
+
+    def _co_wait_to_send(self, request: Optional[Request]) -> Coroutine[None]:
+        """Wait until sending can go on, or the answer to *request* shows that it need not.
+
+        A server may refuse an upload and stop reading it (RFC 9112, section 9.3): who waits only
+        for the server to read on would wait for ever.
+        """
+
+        stream = self.stream
+        if (
+            request is None
+            or self._early_head is not None
+            or not self.pending
+            or self.pending[0] is not request
+            or self.reading_body
+            or stream.reading.locked()
+        ):
+            yield from stream.co_wait_send()
+            return
+        yield from stream.co_wait_send_or_receive()
+        if not stream.reading.acquire(False):
+            # A reader has come, it will see the answer.
+            return
+        try:
+            self._look_for_refusal(request)
+        finally:
+            stream.reading.release()
+
+    def _look_for_refusal(self, request: Request) -> None:
+        """Receive what is there; `ConnectionClosed` if it is an answer that ends the upload."""
+
+        stream = self.stream
+        if not stream.may_receive():
+            return
+        size = stream.try_receive(self.buf.space())
+        if size is None:
+            return
+        if not size:
+            raise ConnectionClosed('server closed the connection while the request was being sent')
+        self.buf.e += size
+        try:
+            head = self._buffered_head()
+            while head is not None and head.status < 200 and head.status != 101:
+                self._count_interim_response(request)
+                head = self._buffered_head()
+        except _GeneralError as exc:
+            self._reading_failed('reading a response', exc, True)
+            raise ConnectionClosed(f'server answered before it had the whole request: {exc}') from exc
+        self._early_head = head
+        if head is not None and _refuses(head):
+            raise ConnectionClosed(
+                f'server answered {head.status} {head.reason} before it had the whole request body'
+            )
+
+    def _check_idle(self) -> None:
+        """Look whether the server has closed, or sent something, while nothing was outstanding.
+
+        What it sent cannot be the answer to a request that is yet to be sent, except that some
+        servers announce with a response of status 408 that they close (RFC 9110, 15.5.9).
+        """
+
+        stream, buf = self.stream, self.buf
+        if not stream.reading.acquire(False):
+            return
+        try:
+            if buf.b == buf.e:
+                if not stream.may_receive():
+                    return
+                size = stream.try_receive(buf.space())
+                if size is None:
+                    return
+                if not size:
+                    raise ConnectionClosed('server closed the idle connection')
+                buf.e += size
+            found = buf.d[buf.b : buf.e]
+            with suppress(_GeneralError):
+                head = self._buffered_head()
+                if head is not None and head.status == 408 and closes_connection(head):
+                    self._early_head = head
+                    self.closing = 'server closed the idle connection with status 408'
+                    return
+            raise ConnectionClosed(
+                f'server sent {len(found)} bytes beyond the end of the last response: '
+                f'{excerpt(found)}'
+            )
+        except ConnectionClosed as exc:
+            self.ended = exc.msg
+            stream.abort(exc.msg)
+        finally:
+            stream.reading.release()
+
+    def co_write(self, data: Any) -> Coroutine[None]:
+        """Send body data: a bytes-like object, or what a binary stream has."""
+
+        self._enter_sending()
+        try:
+            body = self._body_to_write()
+            view = as_bytes(data)
+            if view is not None:
+                body.check_size(len(view))
+                if not len(view):
+                    return
+            elif is_stream(data):
+                source = StreamSource(data)
+                source.length = body.remaining or None
+                source.prepare()
+            else:
+                raise TypeError(
+                    'data must be bytes-like or a binary stream, not ' + type(data).__name__
+                )
+            request = self._uploading_request(body)
+            if self._sender_sought is not None:
+                self.announce()
+            try:
+                if view is None:
+                    yield from self._co_send_source(body, source, request)
+                elif body.chunked:
+                    yield from self._co_send(_chunk(view), request)
+                else:
+                    yield from self._co_send([view], request)
+                    body.written(len(view))
+            except BaseException as exc:
+                self._writing_failed(body, exc)
+                raise
+        finally:
+            self._leave_role(self.stream.sending)
+
+    def co_write_eof(self, trailers: Optional[Mapping[str, Any]] = None) -> Coroutine[None]:
+        """End a request body."""
+
+        self._enter_sending()
+        try:
+            body = self.upload
+            if body is None or body.state is AWAIT_CONTINUE or not body.awaits_eof:
+                body = self._body_to_write()
+            else:
+                self._check_writing()
+            if trailers and not body.chunked:
+                raise ValueError('only a chunked request body can have trailers')
+            section = trailer_section(trailers)
+            if not body.chunked:
+                body.check_complete()
+                body.awaits_eof = False
+                return
+            try:
+                yield from self._co_send([b'0\r\n' + section], self._uploading_request(body))
+            except BaseException as exc:
+                self._writing_failed(body, exc)
+                raise
+            body.finish()
+        finally:
+            self._leave_role(self.stream.sending)
+
+    def _check_writing(self) -> None:
+        self.raise_fault()
+        if self.send_fault is not None:
+            raise ConnectionClosed(self.send_fault.msg)
+        cause = self.ended
+        if cause is None and self.pending and not self.pending[-1].sent:
+            cause = self.closing
+        if cause is not None:
+            raise ConnectionClosed(cause)
+
+    def _body_to_write(self) -> RequestBody:
+        """Return the request body that is being written, or raise why there is none."""
+
+        self._check_writing()
+        if self.upload is None:
+            raise StateError('no request body is being written')
+        self.upload.check_writable()
+        return self.upload
+
+    def _uploading_request(self, body: RequestBody) -> Optional[Request]:
+        """Return the request that *body* belongs to if its answer is the next one."""
+
+        pending = self.pending
+        return pending[0] if pending and pending[0].body is body else None
+
+    def _writing_failed(self, body: RequestBody, exc: BaseException) -> None:
+        if isinstance(exc, ConnectionClosed):
+            # It counts as sent, as the server may have answered before it closed.
+            self.send_fault = exc
+            body.finish()
+        else:
+            self._interrupted('writing a request body', exc)
+
+    # Receiving
+
+    def _enter_reading(self) -> None:
+        if not self.stream.reading.acquire(False):
+            raise StateError('another thread or coroutine is reading from this connection')
+
+    def co_read_response(self) -> Coroutine[HTTPResponse]:
+        """Read the next response head that is for the caller."""
+
+        stream, pending = self.stream, self.pending
+        self._enter_reading()
+        try:
+            self.raise_fault()
+            if self.reading_body:
+                raise StateError('the body of the previous response was not read to its end')
+            if not pending:
+                raise StateError('no response is outstanding')
+            request = pending[0]
+            if request.body.state is WRITING and not stream.sending.locked():
+                raise StateError('the request body was not written to its end')
+            head = self._early_head
+            if head is None and not request.sent:
+                raise ConnectionClosed(self.ended or self.closing)
+            if head is None and self.ended is not None:
+                raise ConnectionClosed(self.ended)
+            try:
+                if not stream.connected and head is None:
+                    yield from stream.co_wait_connected()
+                    self.raise_fault()
+                    if not pending or pending[0] is not request:
+                        raise ConnectionClosed('the request could not be sent')
+                while True:
+                    head = self._early_head
+                    if head is None:
+                        head = self._buffered_head()
+                        while head is None:
+                            size = yield from stream.co_receive(self.buf.space())
+                            if not size:
+                                raise ConnectionClosed(self._end_in_head())
+                            self.buf.e += size
+                            head = self._early_head or self._buffered_head()
+                    self._early_head = None
+                    response = self._accept(request, head)
+                    if response is not None:
+                        return response
+            except BaseException as exc:
+                self._reading_failed('reading a response', exc, True)
+                raise
+        finally:
+            self._leave_role(stream.reading)
+
+    def _end_in_head(self) -> str:
+        if self._block_reader is not None:
+            return 'server closed the connection in the middle of a response head'
+        return f'server closed the connection with {len(self.pending)} answers outstanding'
+
+    def _buffered_head(self) -> Optional[ResponseHead]:
+        """Take a response head out of the buffer; `None` if it is not there as a whole."""
+
+        buf = self.buf
+        reader = self._block_reader
+        if reader is None:
+            begin = buf.b
+            end = buf.d.find(b'\r\n\r\n', begin, buf.e)
+            # A head within the smaller limit is within both; the others are counted exactly.
+            if 0 <= end <= begin + min(package.MAX_LINE_SIZE, package.MAX_HEADER_SIZE):
+                head = parse_head(str(buf.view[begin:end], 'latin1'))
+                buf.b = end + 4
+                if buf.b == buf.e:
+                    buf.b = buf.e = 0
+                return head
+            if begin == buf.e:
+                return None
+            reader = self._block_reader = BlockReader(
+                True, package.MAX_LINE_SIZE, package.MAX_HEADER_SIZE
+            )
+        text = reader.feed(buf)
+        if text is None:
+            return None
+        head = parse_head(text)
+        self._block_reader = None
+        return head
+
+    def _count_interim_response(self, request: Request) -> None:
+        request.interim_responses += 1
+        if request.interim_responses > MAX_INTERIM_RESPONSES:
+            raise InvalidResponse(
+                f'server sent more than {MAX_INTERIM_RESPONSES} interim responses to one request'
+            )
+
+    def _accept(self, request: Request, head: ResponseHead) -> Optional[HTTPResponse]:
+        """Return what the caller gets for *head*: `None` for an interim response."""
+
+        status = head.status
+        if status < 200:
+            if status == 100 and request.body.state is AWAIT_CONTINUE:
+                request.body.state = WRITING
+                response = self._make_response(request, head, 0)
+                response._trailers = ''
+                return response
+            if status != 101:
+                self._count_interim_response(request)
+                return None
+            if not request.upgrade:
+                raise UnsupportedResponse('server switched protocols (101) without being asked')
+        body = ResponseBody(
+            request.method,
+            head,
+            self.assume_close,
+            package.MAX_LINE_SIZE,
+            package.MAX_HEADER_SIZE,
+        )
+        response = self._make_response(request, head, body.length)
+        self.pending.popleft()
+        self.body = body
+        self.response = response
+        if request.body.state is not COMPLETE:
+            self._end_upload(request.body, head)
+        if status == 101 or (request.method == 'CONNECT' and status < 300):
+            self.fail(StateError('the connection does not speak HTTP any more'), abort=False)
+        elif body.error is not None:
+            self.fail(body.error, abort=False)
+        elif body.close_after:
+            self.ended = 'server closed the connection after the previous response'
+        elif self.closing is not None and not (self.pending and self.pending[0].sent):
+            self.ended = self.closing
+        if body.state is DONE:
+            self._body_done()
+        return response
+
+    @staticmethod
+    def _make_response(
+        request: Request, head: ResponseHead, length: Optional[int]
+    ) -> HTTPResponse:
+        return HTTPResponse(
+            request.method, request.path, head.status, head.reason, head.fields, length
+        )
+
+    def _end_upload(self, body: RequestBody, head: ResponseHead) -> None:
+        """Deal with a final answer to a request whose body was not sent to its end."""
+
+        if body.state is AWAIT_CONTINUE:
+            # RFC 9110, section 10.1.1: the server does not want it, and does not expect it.
+            body.finish()
+        elif _refuses(head):
+            body.finish()
+            self.closing = 'the request body was not sent in full'
+            self.send_fault = ConnectionClosed(
+                f'server answered {head.status} {head.reason} before it had the whole request body'
+            )
+            if self.stream.sending.locked():
+                self.stream.stop_sending()
+
+    def _body_done(self) -> None:
+        """Note that the body was read to its end."""
+
+        body, response = self.body, self.response
+        assert body is not None
+        if response is not None:
+            response._trailers = body.trailers
+            self.response = None
+        if self.ended is not None and self.fault is None:
+            # Deferred until the present operation is over.
+            self.stream.abort(self.ended)
+
+    def _reading_failed(self, what: str, exc: BaseException, retriable: bool) -> None:
+        """Put things in order after *exc* ended a read operation."""
+
+        waiting, self.stream.waiting_to_receive = self.stream.waiting_to_receive, False
+        if isinstance(exc, (InvalidResponse, UnsupportedResponse)):
+            if self._block_reader is not None:
+                self._consumed = self._block_reader.collected()
+            elif self.body is not None:
+                self._consumed = self.body.unread()
+            # Not closed: `read_raw` shows what the server sent.
+            self.fail(exc, abort=False)
+        elif isinstance(exc, ConnectionClosed):
+            self.fail(exc)
+        elif not (retriable and waiting):
+            self._interrupted(what, exc)
+
+    def _readable_body(self) -> Optional[ResponseBody]:
+        """Return the body that is being read, `None` if nothing is left of it."""
+
+        self.raise_fault_of_reading()
+        body = self.body
+        return None if body is None or body.state is DONE else body
+
+    def raise_fault_of_reading(self) -> None:
+        """Raise what keeps body data from being read."""
+
+        fault = self.fault
+        if fault is not None:
+            raise type(fault)(fault.msg)
+        if self.stream.closed and self.reading_body:
+            raise ConnectionClosed(self.stream.cause)
+
+    def co_readall(self) -> Coroutine[bytes]:
+        """Read the rest of the body."""
+
+        self._enter_reading()
+        try:
+            body = self._readable_body()
+            if body is None:
+                return b''
+            buf = self.buf
+            try:
+                if body.chunked or body.state is UNTIL_EOF:
+                    data = yield from self._co_read_unknown(body)
+                elif body.remaining <= buf.e - buf.b:
+                    data = buf.take(body.remaining)
+                    body.taken(body.remaining)
+                elif body.remaining <= _MAX_ALLOCATION:
+                    data = yield from self._co_read_known(body)
+                else:
+                    data = yield from self._co_read_unknown(body)
+            except BaseException as exc:
+                self._reading_failed('reading a response body', exc, False)
+                raise
+            self._body_done()
+            return data
+        finally:
+            self._leave_role(self.stream.reading)
+
+    def _co_read_known(self, body: ResponseBody) -> Coroutine[bytes]:
+        """Receive a body of known length into memory of that size."""
+
+        stream, buf = self.stream, self.buf
+        size = body.remaining
+        result = ResultBuffer(size)
+        view = result.view
+        begin = body.take_into(buf, view)
+        while begin < size:
+            received = yield from stream.co_receive(view[begin:])
+            if not received:
+                body.eof()
+            body.taken(received)
+            begin += received
+        return result.finish(size)
+
+    def _co_read_unknown(self, body: ResponseBody) -> Coroutine[bytes]:
+        """Receive a body piece by piece."""
+
+        buf = self.buf
+        result = BytesIO()
+        while True:
+            pieces = body.take_all(buf)
+            # Many small pieces are joined faster than written one by one.
+            if len(pieces) > 4:
+                result.write(b''.join(pieces))
+            else:
+                result.writelines(pieces)
+            if body.state is DONE:
+                return result.getvalue()
+            yield from self._co_fill(body)
+
+    def _co_fill(self, body: ResponseBody) -> Coroutine[None]:
+        """Receive into the buffer; at the end of the connection, end *body* or raise."""
+
+        size = yield from self.stream.co_receive(self.buf.space())
+        if size:
+            self.buf.e += size
+        else:
+            self._end_of_connection(body)
+
+    def _end_of_connection(self, body: ResponseBody) -> None:
+        if self.strict_eof and self.stream.ended_without_notice:
+            raise ConnectionClosed(
+                'connection ended without close_notify; the response body may be incomplete'
+            )
+        body.eof()
+
+    def co_discard(self) -> Coroutine[None]:
+        """Read the rest of the body and drop it."""
+
+        self._enter_reading()
+        try:
+            body = self._readable_body()
+            if body is None:
+                return
+            try:
+                while True:
+                    body.take_all(self.buf)
+                    if body.state is DONE:
+                        break
+                    yield from self._co_fill(body)
+            except BaseException as exc:
+                self._reading_failed('discarding a response body', exc, False)
+                raise
+            self._body_done()
+        finally:
+            self._leave_role(self.stream.reading)
+
+    def co_read(self, size: int) -> Coroutine[bytes]:
+        """Read up to *size* bytes, at least one unless the body is at its end."""
+
+        self._enter_reading()
+        try:
+            body = self._readable_body()
+            if body is None or not size:
+                return b''
+            try:
+                data = yield from self._co_read_some(body, size)
+            except BaseException as exc:
+                self._reading_failed('reading a response body', exc, True)
+                raise
+            if body.state is DONE:
+                self._body_done()
+            return data
+        finally:
+            self._leave_role(self.stream.reading)
+
+    def _co_read_some(self, body: ResponseBody, size: int) -> Coroutine[bytes]:
+        buf = self.buf
+        available = buf.e - buf.b
+        if available and not body.chunked:
+            if body.state is DATA:
+                data = buf.take(min(size, body.remaining))
+                body.taken(len(data))
+            else:
+                data = buf.take(size)
+            return data
+        if body.chunked:
+            # What is buffered holds at least as many bytes of framing as of data at its worst.
+            size = min(size, max(available, buf.size))
+        elif body.state is DATA:
+            size = min(size, body.remaining, _READ_SIZE)
+        else:
+            size = min(size, _READ_SIZE)
+        result = ResultBuffer(size)
+        received = yield from self._co_read_into(body, result.view)
+        return result.finish(received)
+
+    def co_readinto(self, target: memoryview) -> Coroutine[int]:
+        """Fill *target* with what there is."""
+
+        self._enter_reading()
+        try:
+            body = self._readable_body()
+            if body is None or not len(target):
+                return 0
+            try:
+                size = yield from self._co_read_into(body, target)
+            except BaseException as exc:
+                self._reading_failed('reading a response body', exc, True)
+                raise
+            if body.state is DONE:
+                self._body_done()
+            return size
+        finally:
+            self._leave_role(self.stream.reading)
+
+    def _co_read_into(self, body: ResponseBody, target: memoryview) -> Coroutine[int]:
+        """Read at least one byte into *target*, unless the body is at its end."""
+
+        buf = self.buf
+        while True:
+            size = body.take_into(buf, target)
+            if size or body.state is DONE:
+                return size
+            if body.state is DATA and body.remaining >= _DIRECT <= len(target):
+                size = yield from self.stream.co_receive(target[: body.remaining])
+                if not size:
+                    body.eof()
+                body.taken(size)
+                return size
+            yield from self._co_fill(body)
+
+    def co_peek(self) -> Coroutine[bytes]:
+        """Return body data that can be read next without removing them; empty at the end."""
+
+        self._enter_reading()
+        try:
+            body = self._readable_body()
+            if body is None:
+                return b''
+            buf = self.buf
+            try:
+                while True:
+                    if body.advance(buf):
+                        if body.state is DONE:
+                            self._body_done()
+                            return b''
+                        if buf.b < buf.e:
+                            end = buf.e
+                            if body.state is DATA:
+                                end = min(end, buf.b + body.remaining)
+                            return buf.view[buf.b : end].tobytes()
+                    yield from self._co_fill(body)
+            except BaseException as exc:
+                self._reading_failed('reading a response body', exc, True)
+                raise
+        finally:
+            self._leave_role(self.stream.reading)
+
+    def co_fill_buffer(self, size: int) -> Coroutine[None]:
+        """Make at least *size* bytes available in the buffer."""
+
+        self._enter_reading()
+        try:
+            self.raise_fault_of_reading()
+            buf = self.buf
+            if size > buf.size:
+                raise ValueError(f'buffer has only {buf.size} bytes')
+            if buf.size - buf.b < size:
+                buf.compact()
+            try:
+                while len(buf) < size:
+                    received = yield from self.stream.co_receive(buf.space())
+                    if not received:
+                        raise ConnectionClosed('server closed the connection')
+                    buf.e += received
+            except BaseException as exc:
+                self._reading_failed('filling the buffer', exc, True)
+                raise
+        finally:
+            self._leave_role(self.stream.reading)
+
+    def co_read_raw(self, size: int) -> Coroutine[bytes]:
+        """Read up to *size* bytes as they come from the server."""
+
+        self._enter_reading()
+        try:
+            if self.stream.sock is None:
+                raise ConnectionClosed(self.stream.cause)
+            self.fault = StateError('the connection was read from with read_raw')
+            if self._consumed:
+                data, self._consumed = self._consumed[:size], self._consumed[size:]
+                return data
+            if not size:
+                return b''
+            if not len(self.buf):
+                received = yield from self.stream.co_receive(self.buf.space())
+                self.buf.e += received
+            return self.buf.take(size)
+        finally:
+            self.stream.waiting_to_receive = False
+            self._leave_role(self.stream.reading)
+
+    # Tunnel
+
+    def co_tunnel(self, request_head: bytes) -> Coroutine[None]:
+        """Have the proxy connect to the origin (RFC 9110, section 9.3.6)."""
+
+        yield from self._co_send([request_head])
+        request = Request('CONNECT', '', NO_BODY)
+        while True:
+            head = self._buffered_head()
+            while head is None:
+                size = yield from self.stream.co_receive(self.buf.space())
+                if not size:
+                    raise ConnectionClosed('proxy closed the connection without an answer')
+                self.buf.e += size
+                head = self._buffered_head()
+            if head.status >= 200 or head.status == 101:
+                break
+            self._count_interim_response(request)
+        if not 200 <= head.status < 300:
+            raise ProxyError(head.status, head.reason)
+        if len(self.buf):
+            # The server speaks only after the client has started TLS.
+            raise InvalidResponse('proxy sent data beyond its answer to CONNECT')
+
+
+def _chunk(data: memoryview) -> List[Data]:
+    """Return *data* as a chunk (RFC 9112, section 7.1)."""
+
+    return [b'%x\r\n' % len(data), data, b'\r\n']
+
+
+def _joined(pieces: List[Data]) -> List[Data]:
+    """Return *pieces* in as few as possible without copying much, to be sent one by one."""
+
+    if sum(map(len, pieces)) <= 4 * _JOIN:
+        return [b''.join(pieces)]
+    # One large piece in the middle: the small ones go out together with a part of it.
+    head, data, *tail = pieces
+    view = memoryview(data)
+    begin = _JOIN - len(head)
+    end = len(view) - _JOIN if tail else len(view)
+    joined = [b''.join([head, view[:begin]]), view[begin:end]]
+    if tail:
+        joined.append(b''.join([view[end:], *tail]))
+    return joined
+
+
+def _without(pieces: List[Data], size: int) -> List[Data]:
+    """Return *pieces* without their first *size* bytes."""
+
+    for index, piece in enumerate(pieces):
+        if size < len(piece):
+            return [memoryview(piece)[size:], *pieces[index + 1 :]]
+        size -= len(piece)
+    return []
+
+
+def _refuses(head: ResponseHead) -> bool:
+    """Tell whether a final answer shows that the server has no use for the rest of the request."""
+
+    return head.status >= 400 or closes_connection(head)

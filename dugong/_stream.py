@@ -1,0 +1,677 @@
+"""The one room that touches the socket and yields `PollNeeded`.
+
+A `Stream` is one attempt to connect and the connection that comes of it. It is used in two
+roles, which may be played by two threads or coroutines: one receives and one sends. Each holds
+the lock of its role while it is at work or suspended.
+
+*Waiting.* Sockets are non-blocking. A call is tried first, and on "would block" a `PollNeeded`
+is yielded and the call tried again; being resumed for nothing is harmless. Where the previous
+call has shown that nothing can be there, the wait comes first, as a failing call costs more.
+
+*TLS.* Receiving may need to send and the reverse, so each call says itself what to wait for.
+Before CPython 3.14 a TLS object must not be used by two threads at once: the calls, which never
+wait, exclude each other. Decrypted data inside the TLS object are invisible to `poll`.
+
+*Closing.* Any thread may close at any time, but a descriptor must not be closed, and its number
+given to another file, while a role may still use it. `abort` therefore shuts the connection
+down, which ends it at once and wakes up whoever waits for it, and leaves closing the descriptor
+to the last role that is still at work, if there is one.
+
+*Errors.* Whatever means "the peer is gone" becomes `ConnectionClosed` here, everything else
+passes through.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import socket
+import ssl
+import threading
+import weakref
+from _thread import allocate_lock
+from contextlib import suppress
+
+from ._exceptions import ConnectionClosed, ConnectionTimedOut
+from ._poll import POLLIN, POLLOUT, PollNeeded, eval_coroutine
+from ._resolve import is_numeric, resolve
+from ._settings import package
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Optional, Sequence, Tuple, Union
+
+    from ._poll import Coroutine
+    from ._resolve import AddressInfo
+
+    Data = Union[bytes, bytearray, memoryview]
+
+_IN_PROGRESS = frozenset(
+    getattr(errno, name)
+    for name in ('EINPROGRESS', 'EWOULDBLOCK', 'EALREADY', 'EINTR', 'WSAEWOULDBLOCK')
+    if hasattr(errno, name)
+)
+
+# Errors of an established connection that mean it is gone, besides `ConnectionError`.
+_GONE = frozenset((errno.ENOTCONN, errno.ESHUTDOWN, errno.EBADF, errno.ENOTSOCK))
+
+# What `ssl` calls an end of the connection in some version or other.
+_TLS_EOF_REASONS = frozenset(
+    ('UNEXPECTED_EOF_WHILE_READING', 'UNEXPECTED_EOF', 'PROTOCOL_IS_SHUTDOWN')
+)
+
+#: Bytes after which an operation that never had to wait gives way to others once.
+BURST = 1 << 20
+
+# A TLS record holds at most this many bytes; a full one tends to be followed by another.
+_TLS_RECORD = 1 << 14
+
+_trace_numbers = itertools.count()
+
+# For the child process after a fork, which must not use the connections of its parent.
+_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+
+
+class Signal:
+    """Wakes up a coroutine that waits for something other than the network."""
+
+    __slots__ = ('_lock', '_receiver', '_sender', 'need')
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        self.need = PollNeeded(self._receiver.fileno(), POLLIN)
+
+    def set(self) -> None:
+        """Wake up whoever waits, now or later. May be called from any thread, even after `close`."""
+
+        # Locked so that the descriptor cannot be closed, and its number reused, meanwhile.
+        with self._lock:
+            # It fails if it was set often enough, or closed.
+            with suppress(OSError):
+                self._sender.send(b'\0')
+
+    def close(self) -> None:
+        with self._lock:
+            self._sender.close()
+            self._receiver.close()
+
+
+class Stream:
+    """A TCP connection to *host* and *port*, with or without TLS, and its way there.
+
+    `sock` is the socket or `None`; `connected` (bool) becomes true when it can carry requests;
+    `closed` (bool) tells that it was closed locally, `forgotten` (bool) that the caller wanted
+    so or that it belongs to the parent process, `ended_without_notice` that TLS ended
+    without close_notify, `cause` (str) why it cannot be used. `reading` and `sending` are the locks of the two roles.
+    """
+
+    __slots__ = (
+        '__weakref__',
+        '_both_ready',
+        '_burst',
+        '_close_lock',
+        '_drained',
+        '_need_receive',
+        '_need_send',
+        '_readable',
+        '_tls_lock',
+        '_trace',
+        '_waiters',
+        '_writable',
+        'cause',
+        'closed',
+        'connected',
+        'ended_without_notice',
+        'forgotten',
+        'host',
+        'port',
+        'reading',
+        'sending',
+        'sock',
+        'tls',
+        'waiting_to_receive',
+    )
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.sock: Any = None
+        self.tls = False
+        self.connected = False
+        self.closed = False
+        self.ended_without_notice = False
+        self.forgotten = False
+        # True while suspended in a wait of `co_receive`: nothing has been lost then.
+        self.waiting_to_receive = False
+        self.reading = allocate_lock()
+        self.sending = allocate_lock()
+        self._close_lock = allocate_lock()
+        self._tls_lock: Any = None
+        self.cause = 'the connection was closed by disconnect() or reset()'
+        # Nothing more can have arrived after what was received last.
+        self._drained = True
+        # Bytes received since the last wait.
+        self._burst = 0
+        # What `try_receive` and `try_send` have to wait for, when they return None.
+        self._need_receive: Any = None
+        self._need_send: Any = None
+        self._readable: Any = None
+        self._writable: Any = None
+        self._both_ready: Any = None
+        self._trace: Any = None
+        self._waiters: List[Signal] = []
+
+    # Connecting
+
+    def co_connect(self) -> Coroutine[None]:
+        """Resolve the host name and connect to the first address that answers.
+
+        Raises the errors of `resolve`, or if no address answers, an error of the kind of the
+        last failure that lists all of them. Leaves nothing behind then.
+        """
+
+        _streams.add(self)
+        self._check_open()
+        addresses = yield from self._co_resolve()
+        failures: List[Tuple[Any, Exception]] = []
+        for info in addresses:
+            try:
+                yield from self._co_connect_address(info)
+            except (OSError, ConnectionTimedOut) as exc:
+                failures.append((info[4], exc))
+            else:
+                break
+        else:
+            raise self._all_failed(failures) from failures[-1][1]
+        self._set_socket(self.sock)
+        self._open_trace()
+
+    def _co_resolve(self) -> Coroutine[List[AddressInfo]]:
+        host, port, test_hosts = self.host, self.port, package.DNS_TEST_HOSTNAMES
+        if is_numeric(host):
+            return resolve(host, port, test_hosts)
+        result: List[List[AddressInfo]] = []
+        failure: List[BaseException] = []
+
+        def work() -> None:
+            try:
+                result.append(resolve(host, port, test_hosts))
+            except BaseException as exc:
+                failure.append(exc)
+            finally:
+                done.set()
+
+        done = Signal()
+        self._waiters.append(done)
+        try:
+            thread = threading.Thread(target=work, name=f'dugong resolves {host}', daemon=True)
+            thread.start()
+            while not (result or failure):
+                yield done.need
+                self._check_open()
+        finally:
+            self._waiters.remove(done)
+            done.close()
+        # It has nothing left to do; nobody shall find it still running.
+        thread.join()
+        if failure:
+            try:
+                raise failure[0]
+            finally:
+                # The exception refers to this frame; do not let the frame refer to it.
+                failure.clear()
+        return result[0]
+
+    def _co_connect_address(self, info: AddressInfo) -> Coroutine[None]:
+        family, kind, protocol, _, address = info
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            # Requests leave in one piece; waiting for more to send would only delay them.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # From here on `abort` can interrupt it.
+            self.sock = sock
+            self._check_open()
+            code = sock.connect_ex(address)
+            if code in _IN_PROGRESS:
+                need = PollNeeded(sock.fileno(), POLLOUT)
+                code = None
+                while code is None:
+                    yield need
+                    self._check_open()
+                    code = _connect_result(sock)
+            if code:
+                raise OSError(code, os.strerror(code))
+        except BaseException:
+            self.sock = None
+            sock.close()
+            raise
+
+    def _all_failed(self, failures: Sequence[Tuple[Any, Exception]]) -> Exception:
+        listed = '; '.join(
+            f'{address[0]} port {address[1]}: '
+            f'{exc.strerror if isinstance(exc, OSError) and exc.strerror else exc}'
+            for address, exc in failures
+        )
+        message = f'cannot connect to {self.host}:{self.port} ({listed})'
+        last = failures[-1][1]
+        if isinstance(last, OSError) and last.errno is not None:
+            return OSError(last.errno, message)
+        if isinstance(last, OSError):
+            return type(last)(message)
+        return ConnectionTimedOut(message)
+
+    def co_start_tls(self, context: Any, hostname: str) -> Coroutine[None]:
+        """Put TLS on top of the connection, as *context* says, to the server *hostname*.
+
+        Certificate problems are `ssl.SSLError`s; `ConnectionClosed` if the server hangs up.
+        """
+
+        if not isinstance(context, ssl.SSLContext):
+            # Something that looks like a context: only the oldest part of the interface, and
+            # the handshake is its own affair.
+            self._set_socket(context.wrap_socket(self.sock, server_hostname=hostname))
+            self.tls = True
+            return
+        # End of file without close_notify is told apart here, not suppressed.
+        sock = context.wrap_socket(
+            self.sock,
+            server_hostname=hostname,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+        self._set_socket(sock)
+        self.tls = True
+        self._tls_lock = allocate_lock()
+        while True:
+            self._check_open()
+            try:
+                sock.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                need = self._readable
+            except ssl.SSLWantWriteError:
+                need = self._writable
+            except (OSError, ValueError) as exc:
+                raise self._translated(exc, 'during the TLS handshake') from exc
+            yield need
+
+    def set_connected(self) -> None:
+        """Let those go on who wait for the connection."""
+
+        self.connected = True
+        self._wake_waiters()
+
+    def co_wait_connected(self) -> Coroutine[None]:
+        """Wait until another coroutine or thread has connected, or has failed to."""
+
+        signal = Signal()
+        self._waiters.append(signal)
+        try:
+            while not (self.connected or self.closed):
+                self.waiting_to_receive = True
+                yield signal.need
+                self.waiting_to_receive = False
+        finally:
+            self._waiters.remove(signal)
+            signal.close()
+
+    def _wake_waiters(self) -> None:
+        for signal in list(self._waiters):
+            signal.set()
+
+    def _set_socket(self, sock: Any) -> None:
+        self.sock = sock
+        descriptor = sock.fileno()
+        self._readable = PollNeeded(descriptor, POLLIN)
+        self._writable = PollNeeded(descriptor, POLLOUT)
+        self._both_ready = PollNeeded(descriptor, POLLIN | POLLOUT)
+
+    def _open_trace(self) -> None:
+        pattern = os.environ.get('DUGONG_TRACEFILE')
+        if not pattern:
+            return
+        while self._trace is None:
+            name = pattern.replace('%d', str(next(_trace_numbers)))
+            try:
+                # Unbuffered: the last bytes before a crash are those one wants to see. Exclusive,
+                # unless all connections are to share one file: another process may trace, too.
+                self._trace = open(name, 'ab' if name == pattern else 'xb', buffering=0)  # noqa: SIM115
+            except FileExistsError:
+                continue
+
+    # Receiving
+
+    def try_receive(self, view: memoryview) -> Optional[int]:
+        """Receive into *view* without waiting.
+
+        Returns the number of bytes, 0 at the end of the connection, or `None` if nothing is
+        there; then wait for `_need_receive`.
+        """
+
+        if self.closed:
+            raise self._closed_error()
+        lock = self._tls_lock
+        try:
+            if lock is None:
+                size: int = self.sock.recv_into(view)
+                self._drained = size < len(view)
+            else:
+                with lock:
+                    size = self.sock.recv_into(view)
+                    self._drained = (
+                        size < _TLS_RECORD and size < len(view) and not self.sock.pending()
+                    )
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self._need_receive = self._readable
+            return None
+        except ssl.SSLWantWriteError:
+            self._need_receive = self._writable
+            return None
+        except (OSError, ValueError, AttributeError) as exc:
+            if self.closed:
+                raise self._closed_error() from exc
+            if isinstance(exc, ssl.SSLZeroReturnError):
+                return 0
+            if _is_tls_eof(exc):
+                self.ended_without_notice = True
+                return 0
+            raise self._translated(exc, 'while receiving') from exc
+        if size:
+            if self._trace is not None:
+                self._trace.write(view[:size])
+            self._burst += size
+            if self._burst > BURST:
+                self._drained = True
+        elif self.closed:
+            # Not the server's end of file, but that of `abort`.
+            raise self._closed_error()
+        return size
+
+    def co_receive(self, view: memoryview) -> Coroutine[int]:
+        """Receive at least one byte into *view*; returns their number, 0 at the end."""
+
+        if self._drained:
+            self._burst = 0
+            self.waiting_to_receive = True
+            yield self._readable
+            self.waiting_to_receive = False
+        size = self.try_receive(view)
+        while size is None:
+            self._burst = 0
+            self.waiting_to_receive = True
+            yield self._need_receive
+            self.waiting_to_receive = False
+            size = self.try_receive(view)
+        return size
+
+    def may_receive(self) -> bool:
+        """Tell without waiting whether `try_receive` may find something, or the end."""
+
+        if self.closed or self.sock is None:
+            return False
+        if self._tls_lock is not None and self.sock.pending():
+            return True
+        return bool(self._readable.poll(0))
+
+    # Sending
+
+    def try_send(self, data: Data) -> Optional[int]:
+        """Send as much of *data* as is possible without waiting.
+
+        Returns the number of bytes, or `None` if it was not possible; then wait for
+        `_need_send`.
+        """
+
+        if self.closed:
+            raise self._closed_error()
+        lock = self._tls_lock
+        try:
+            if lock is None:
+                size: int = self.sock.send(data)
+            else:
+                with lock:
+                    size = self.sock.send(data)
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            self._need_send = self._writable
+            return None
+        except ssl.SSLWantReadError:
+            self._need_send = self._readable
+            return None
+        except (OSError, ValueError, AttributeError) as exc:
+            if self.closed:
+                raise self._closed_error() from exc
+            raise self._translated(exc, 'while sending') from exc
+        if self._trace is not None:
+            self._trace.write(memoryview(data)[:size])
+        return size
+
+    @property
+    def vectored(self) -> bool:
+        """Whether several pieces can be sent with one system call."""
+
+        return type(self.sock) is socket.socket and hasattr(socket.socket, 'sendmsg')
+
+    def try_send_all(self, pieces: Sequence[Data]) -> Optional[int]:
+        """Like `try_send` for all *pieces* at once; only if `vectored`."""
+
+        if self.closed:
+            raise self._closed_error()
+        try:
+            size: int = self.sock.sendmsg(pieces)
+        except BlockingIOError:
+            self._need_send = self._writable
+            return None
+        except (OSError, ValueError) as exc:
+            if self.closed:
+                raise self._closed_error() from exc
+            raise self._translated(exc, 'while sending') from exc
+        if self._trace is not None:
+            self._trace.write(b''.join(pieces)[:size])
+        return size
+
+    @property
+    def can_send_files(self) -> bool:
+        """Whether the kernel can send files: no TLS on top, no trace to write."""
+
+        return (
+            type(self.sock) is socket.socket and hasattr(os, 'sendfile') and self._trace is None
+        )
+
+    def try_send_file(self, descriptor: int, offset: int, size: int) -> Optional[int]:
+        """Like `try_send` for a part of a file; only if `can_send_files`.
+
+        0 means that the file ends at *offset*. `NotImplementedError` if the kernel cannot send
+        this file.
+        """
+
+        if self.closed:
+            raise self._closed_error()
+        try:
+            return os.sendfile(self.sock.fileno(), descriptor, offset, min(size, BURST))
+        except BlockingIOError:
+            self._need_send = self._writable
+            return None
+        except (OSError, ValueError) as exc:
+            if self.closed:
+                raise self._closed_error() from exc
+            if isinstance(exc, OSError) and exc.errno in (
+                errno.EINVAL,
+                errno.ENOSYS,
+                errno.EOPNOTSUPP,
+                errno.EOVERFLOW,
+                errno.EIO,
+            ):
+                raise NotImplementedError from exc
+            raise self._translated(exc, 'while sending') from exc
+
+    def co_wait_send(self) -> Coroutine[None]:
+        """Wait for what the last `try_send…` needs."""
+
+        yield self._need_send
+
+    def co_wait_send_or_receive(self) -> Coroutine[None]:
+        """Wait until there is something to receive, or the last `try_send…` can go on."""
+
+        yield self._both_ready
+
+    def co_give_way(self) -> Coroutine[None]:
+        """Let others have a turn; to be called after `BURST` bytes were sent without a wait."""
+
+        yield self._writable
+
+    def stop_sending(self) -> None:
+        """End a send that waits in another thread or coroutine. Receiving goes on."""
+
+        with suppress(OSError):
+            _shut_down(self.sock, socket.SHUT_WR)
+
+    # Errors and closing
+
+    def _closed_error(self) -> ConnectionClosed:
+        return ConnectionClosed(self.cause)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise self._closed_error()
+
+    def _translated(self, exc: Exception, when: str) -> Exception:
+        """Return what to raise for *exc*, an error of the socket."""
+
+        where = f'{when}, {self.host}:{self.port}'
+        if isinstance(exc, ConnectionError) or _is_tls_eof(exc):
+            return ConnectionClosed(f'server closed the connection {where}: {exc}')
+        if isinstance(exc, OSError) and exc.errno in _GONE or self._is_descriptor_closed():
+            return ConnectionClosed(f'socket was closed {where}: {exc}')
+        return exc
+
+    def _is_descriptor_closed(self) -> bool:
+        try:
+            return bool(self.sock.fileno() < 0)
+        except (OSError, ValueError, AttributeError):
+            return True
+
+    def abort(self, cause: Optional[str] = None) -> None:
+        """Close the connection at once, from any thread; *cause* is what later uses report.
+
+        Without a cause it is the caller who disconnects.
+        Whoever waits for the connection wakes up with `ConnectionClosed`. Never raises.
+        """
+
+        if cause is None:
+            self.forgotten = True
+        elif not self.closed:
+            self.cause = cause
+        with self._close_lock:
+            self.closed = True
+            busy = self.reading.locked() or self.sending.locked()
+            if not busy:
+                self._close()
+            elif self.sock is not None:
+                # It fails if it is not connected yet, or not any more.
+                with suppress(OSError, ValueError, AttributeError):
+                    _shut_down(self.sock, socket.SHUT_RDWR)
+        self._wake_waiters()
+
+    def close_if_idle(self) -> None:
+        """Close what `abort` left open; for a role that has just released its lock."""
+
+        with self._close_lock:
+            if not (self.reading.locked() or self.sending.locked()):
+                self._close()
+
+    def _close(self) -> None:
+        sock, self.sock = self.sock, None
+        trace, self._trace = self._trace, None
+        if trace is not None:
+            trace.close()
+        if sock is None:
+            return
+        if self._tls_lock is not None and self.connected:
+            # RFC 9112, section 9.8: send close_notify, without waiting for the server's.
+            with suppress(OSError, ValueError):
+                sock.unwrap()
+        with suppress(OSError):
+            sock.close()
+
+    def detach(self) -> Any:
+        """Hand over the connected socket, in blocking mode."""
+
+        sock, self.sock = self.sock, None
+        self.closed = True
+        sock.setblocking(True)
+        return sock
+
+    def forget(self) -> None:
+        """Close the descriptor without ending the connection, which belongs to the parent process."""
+
+        sock, self.sock = self.sock, None
+        self.closed = self.forgotten = True
+        self.cause = 'the connection belongs to the parent process'
+        self._close_lock = allocate_lock()
+        self._tls_lock = None
+        for lock in ('reading', 'sending'):
+            # Threads that held them do not exist in this process.
+            setattr(self, lock, allocate_lock())
+        if sock is not None:
+            with suppress(OSError):
+                sock.close()
+
+
+def _connect_result(sock: socket.socket) -> Optional[int]:
+    """Return the outcome of connecting: 0, an errno, or `None` if there is none yet."""
+
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        return code
+    try:
+        sock.getpeername()
+    except OSError as exc:
+        # Resumed for nothing, or it failed and somebody else was told why.
+        return None if exc.errno == errno.ENOTCONN else exc.errno
+    return 0
+
+
+def _shut_down(sock: Any, how: int) -> None:
+    if isinstance(sock, socket.socket):
+        # Not the method of SSLSocket, which would go on in plain text.
+        socket.socket.shutdown(sock, how)
+    else:
+        sock.shutdown(how)
+
+
+def _is_tls_eof(exc: Exception) -> bool:
+    """Tell whether *exc* means that the server hung up, without or after close_notify."""
+
+    return isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)) or (
+        isinstance(exc, ssl.SSLError) and exc.reason in _TLS_EOF_REASONS
+    )
+
+
+def create_socket(address: Tuple[str, int]) -> socket.socket:
+    """Connect to *address*, a pair of host name (str) and port (int), and return the socket.
+
+    Waits as long as the system does; the socket is in blocking mode. All addresses of the host
+    are tried in turn. Raises `HostnameNotResolvable`, `DNSUnavailable`, or `OSError` with the
+    errors of all addresses.
+    """
+
+    stream = Stream(*address)
+    eval_coroutine(stream.co_connect())
+    sock: socket.socket = stream.detach()
+    return sock
+
+
+create_socket.__module__ = 'dugong'
+
+
+def _forget_all() -> None:
+    for stream in list(_streams):
+        stream.forget()
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(after_in_child=_forget_all)
