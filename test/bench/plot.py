@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Draw what `run.py --save` wrote: `python3 test/bench/plot.py RESULTS.json [DIRECTORY]`.
+
+Makes one SVG file for each group of workloads, `benchmark-GROUP.svg`, with a panel of bars
+for each workload: the shorter, the better.
+"""
+
+import argparse
+import json
+import os
+import sys
+from typing import Any, Dict, List
+
+from clients import OURS
+from environment import Environment, default_directory
+from workloads import KIB, WORKLOADS
+
+COLUMNS = 2
+#: Bars longer than this many times ours are cut, their numbers tell.
+CUT = 8.0
+
+TITLES = {
+    'requests': 'Small requests (time per request)',
+    'bodies': 'Downloads (time per body)',
+    'uploads': 'Uploads (time per body)',
+    'tls': 'Over TLS (time per request or body)',
+    'footprint': 'Footprint',
+}
+COLOURS = {OURS: '#c2410c', 'raw': '#9ca3af', 'pycurl': '#0f766e'}
+OTHERS = '#60a5fa'
+
+
+def panels(document: Dict[str, Any], group: str) -> List[Dict[str, Any]]:
+    """The panels of a chart: title, and the value and the text of each client's bar."""
+    found = []
+    for load in WORKLOADS.values():
+        measured = document['medians'].get(load.name)
+        if load.group != group or not measured:
+            continue
+        if load.method == 'memory':
+            for quantity, state in (('idle', 'unused'), ('used', 'after one answer')):
+                values = {name: value[quantity] for name, value in measured.items()}
+                title = f'Python memory per connection, {state}'
+                texts = {name: f'{value / KIB:.2f} KiB' for name, value in values.items()}
+                found.append({'title': title, 'values': values, 'texts': texts})
+        else:
+            values = {name: value['wall'] for name, value in measured.items()}
+            texts = {name: time_text(value) for name, value in values.items()}
+            found.append({'title': load.title, 'values': values, 'texts': texts})
+    return found
+
+
+def time_text(seconds: float) -> str:
+    if seconds < 1e-3:
+        return f'{seconds * 1e6:.3g} µs'
+    return f'{seconds * 1e3:.3g} ms'
+
+
+def draw(pyplot: Any, document: Dict[str, Any], group: str, path: str) -> bool:
+    """Draw one chart into the file *path*; False if there is nothing to draw."""
+    charts = panels(document, group)
+    if not charts:
+        return False
+    columns = min(COLUMNS, len(charts))
+    rows = -(-len(charts) // columns)
+    longest = max(len(chart['values']) for chart in charts)
+    figure, axes = pyplot.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        figsize=(5.5 * columns, rows * (0.9 + 0.24 * longest)),
+        layout='constrained',
+    )
+    figure.suptitle(f'{TITLES[group]}: shorter is better')
+    flat = [axis for row in axes for axis in row]
+    for axis, chart in zip(flat, charts):
+        draw_panel(axis, chart, longest)
+    for axis in flat[len(charts) :]:
+        axis.axis('off')
+    machine = document['machine']
+    figure.supxlabel(
+        f'{document["implementation"]} {document["python"]}, {machine["cpu"]}, '
+        f'{machine["cores"]} cores, {document["server"]}',
+        fontsize='small',
+    )
+    # No date, so that the same results give the same file.
+    figure.savefig(path, metadata={'Date': None})
+    pyplot.close(figure)
+    return True
+
+
+def draw_panel(axis: Any, chart: Dict[str, Any], longest: int) -> None:
+    """Draw one panel; the bars are as thick as where there are *longest* of them."""
+    values = chart['values']
+    names = sorted(values, key=values.get, reverse=True)
+    reference = values.get(OURS, min(values.values()))
+    end = min(max(values.values()), CUT * reference)
+    axis.barh(
+        names,
+        [min(values[name], end) for name in names],
+        color=[COLOURS.get(name.partition('@')[0], OTHERS) for name in names],
+    )
+    for place, name in enumerate(names):
+        cut = values[name] > end
+        text = f' {chart["texts"][name]}' + (' →' if cut else '')
+        axis.text(min(values[name], end), place, text, va='center', fontsize='small')
+    axis.set_title(chart['title'], fontsize='medium')
+    # Room for the text beside the longest bar.
+    axis.set_xlim(0, end * 1.3)
+    axis.set_ylim(len(names) - longest - 0.6, len(names) - 0.4)
+    axis.xaxis.set_visible(False)
+    for side in ('top', 'right', 'bottom'):
+        axis.spines[side].set_visible(False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('results', help='file that run.py saved')
+    parser.add_argument('directory', nargs='?', default='.', help='where to put the charts')
+    parser.add_argument('--venv', metavar='DIR', default=default_directory())
+    options = parser.parse_args()
+    try:
+        import matplotlib
+    except ImportError:
+        environment = Environment(options.venv)
+        if not environment.add('matplotlib') or sys.executable == environment.python:
+            print('matplotlib cannot be installed here')
+            return 1
+        os.execv(environment.python, [environment.python, *sys.argv])
+    matplotlib.use('svg')
+    # Text stays text, and names inside the file do not change from run to run.
+    matplotlib.rcParams.update({'svg.fonttype': 'none', 'svg.hashsalt': 'dugong'})
+    from matplotlib import pyplot
+
+    with open(options.results) as fh:
+        document = json.load(fh)
+    os.makedirs(options.directory, exist_ok=True)
+    for group in TITLES:
+        path = os.path.join(options.directory, f'benchmark-{group}.svg')
+        if draw(pyplot, document, group, path):
+            print(path)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

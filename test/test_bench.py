@@ -1,0 +1,182 @@
+"""The benchmark runs, reports, and notices wrong answers."""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+BENCH = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'bench')
+LIMIT = 60
+#: The clients that need nothing to be installed.
+CLIENTS = 'dugong,http.client,raw'
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Imports a module of the benchmark."""
+    monkeypatch.syspath_prepend(BENCH)
+    return importlib.import_module
+
+
+def run(*arguments, status=0):
+    """Run the benchmark as a user does, return what it prints."""
+    result = subprocess.run(
+        [sys.executable, os.path.join(BENCH, 'run.py'), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=LIMIT,
+        text=True,
+    )
+    assert result.returncode == status, result.stdout
+    return result.stdout
+
+
+def measure(tmp_path, *arguments):
+    """Run the benchmark briefly without installing anything; what it prints and saves."""
+    saved = tmp_path / 'results.json'
+    options = ['--seconds', '0.001', '--rounds', '1', '--clients', CLIENTS]
+    places = ['--venv', str(tmp_path / 'unused'), '--save', str(saved)]
+    output = run(*options, *places, *arguments)
+    assert not (tmp_path / 'unused').exists()
+    return output, json.loads(saved.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('server', ['canned', 'nginx'])
+def test_reports_every_client_of_a_workload(tmp_path, server):
+    options = ['--no-nginx'] if server == 'canned' else []
+    if server == 'nginx' and shutil.which('nginx') is None:
+        pytest.skip('nginx is not installed')
+    names = ['get', 'get-tls', 'connect', 'readall-1M', 'asyncio', 'pipeline-threads']
+    output, document = measure(tmp_path, '--only', ','.join(names), *options)
+    assert document['server'].startswith(server)
+    for name in names:
+        clients = {'dugong', 'raw'}
+        if name not in ('asyncio', 'pipeline-threads'):
+            clients.add('http.client')
+        assert set(document['medians'][name]) == clients, name
+        for values in document['medians'][name].values():
+            assert values['wall'] > 0
+            assert values['cpu'] >= 0
+        assert f'\n{name}: ' in output
+
+
+@pytest.mark.slow
+def test_runs_chunked_uploads_pipelines_imports_and_memory(tmp_path):
+    names = [
+        'chunked-100',
+        'pipeline-coroutines',
+        'upload-bytes',
+        'upload-file',
+        'import',
+        'memory',
+    ]
+    _, document = measure(tmp_path, '--only', ','.join(names), '--no-nginx')
+    assert set(document['medians']) == set(names)
+    assert set(document['medians']['memory']['dugong']) == {'idle', 'used'}
+
+
+@pytest.mark.slow
+def test_saves_what_was_measured_on_what_kind_of_machine(tmp_path):
+    output, document = measure(tmp_path, '--only', 'get', '--no-nginx')
+    assert document['python'] == sys.version.split()[0]
+    assert set(document['machine']) == {'cpu', 'cores', 'system'}
+    assert set(document['versions']) == set(CLIENTS.split(','))
+    bars = [(row['workload'], row['bar']) for row in document['bars']]
+    assert bars == [('get', '≤ 0.35 × http.client')]
+    assert '≤ 0.35 × http.client' in output
+    assert os.path.dirname(BENCH) not in json.dumps(document)
+
+
+@pytest.mark.parametrize('option', ['--only', '--clients'])
+def test_refuses_an_unknown_name(option):
+    assert "'nonsense' is none of" in run(option, 'nonsense', status=2)
+
+
+def test_lists_workloads_and_clients():
+    output = run('--list')
+    assert 'readinto-64M-tls' in output
+    assert 'dugong-3.8.2' in output
+
+
+def test_bars_compare_medians(bench):
+    results = {
+        'connect': {'dugong': _times(0.8), 'http.client': _times(1.0)},
+        'readall-1M': {'dugong': _times(1.05), 'raw': _times(1.0)},
+        'memory': {'dugong': {'idle': 9000, 'used': 9000}},
+    }
+    rows = bench('run').evaluate_bars(results, imports_asyncio=True)
+    assert [(row['workload'], row['met']) for row in rows] == [
+        ('connect', True),
+        ('readall-1M', True),
+        ('import', False),
+        ('memory', False),
+        ('memory', True),
+    ]
+
+
+def test_tls_bars_take_the_best_python_peer(bench):
+    results = {
+        'get-tls': {
+            'dugong': _times(1.1),
+            'dugong@old': _times(0.1),
+            'raw': _times(0.1),
+            'pycurl': _times(0.1),
+            'urllib3': _times(1.5),
+            'http.client': _times(1.0),
+        }
+    }
+    (row,) = bench('run').evaluate_bars(results, imports_asyncio=None)
+    assert row['bar'] == '≤ 1.05 × http.client (best in Python)'
+    assert not row['met']
+
+
+def test_a_wrong_body_is_noticed(bench):
+    measure = bench('measure')
+
+    class Client:
+        def readall(self, count, task):
+            return b'x' + task.body[1:]
+
+        def close(self):
+            pass
+
+    load = bench('workloads').WORKLOADS['readall-1M']
+    with pytest.raises(bench('clients').WrongAnswer):
+        measure.time_operations(Client, load, '', 0.001)
+
+
+def test_every_bar_names_a_workload_and_a_client(bench):
+    workloads = bench('workloads')
+    clients = bench('clients').CLIENTS
+    for bar in workloads.BARS:
+        assert bar.workload in workloads.WORKLOADS
+        assert bar.peer == '*' or bar.peer in clients
+
+
+@pytest.mark.slow
+def test_charts_are_drawn(bench, tmp_path):
+    matplotlib = pytest.importorskip('matplotlib')
+    matplotlib.use('svg')
+    from matplotlib import pyplot
+
+    document = {
+        'python': '3.11.0',
+        'implementation': 'CPython',
+        'machine': {'cpu': 'any', 'cores': 2, 'system': 'Linux'},
+        'server': 'canned',
+        'medians': {'get': {'dugong': _times(1e-5), 'http.client': _times(2e-4)}},
+    }
+    path = tmp_path / 'chart.svg'
+    plot = bench('plot')
+    assert plot.draw(pyplot, document, 'requests', str(path))
+    assert b'<svg' in path.read_bytes()
+    assert not plot.draw(pyplot, document, 'uploads', str(path))
+
+
+def _times(seconds):
+    return {'wall': seconds, 'cpu': seconds}
