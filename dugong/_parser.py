@@ -254,10 +254,7 @@ class BlockReader:
                 f'line is longer than {self._max_line} bytes: {excerpt(bytes(partial))}'
             )
         if self._lines or not self._has_status_line:
-            self._check_size(length)
+            if length and self._size + length > self._max_block:
+                raise InvalidResponse(f'header is larger than {self._max_block} bytes')
         elif not complete:
             check_status_line(bytes(partial[: len(_VERSION)]), complete=False)
-
-    def _check_size(self, more: int) -> None:
-        if self._size + more > self._max_block:
-            raise InvalidResponse(f'header is larger than {self._max_block} bytes')
