@@ -13,6 +13,7 @@ from base64 import b64encode
 
 from ._body import BodyFollowing, RequestBody
 from ._buffer import _Buffer
+from ._pipeline import MAX_PENDING, MAX_RETRIES, AsyncPipeline, Pipeline
 from ._poll import eval_coroutine
 from ._request import (
     CallerFields,
@@ -628,11 +629,73 @@ class HTTPConnection(io.BufferedIOBase):
 
         return self._session.co_read_raw(size)
 
-    def response_pending(self) -> bool:
-        """Tell whether an answer is outstanding or partly read, on an open connection."""
+    # Pipelines
 
-        session = self._session
-        return session.usable and (bool(session.pending) or session.reading_body)
+    def pipeline(
+        self,
+        requests: Iterable[Any],
+        *,
+        max_pending: int = MAX_PENDING,
+        max_retries: int = MAX_RETRIES,
+        stream: bool = False,
+    ) -> Pipeline:
+        """Send many requests ahead and return an iterator over their responses, in order.
+
+        *requests* is an iterable, which may be endless, of paths (str, for GET) or tuples of
+        method, path, and optionally headers (mapping) and body (bytes-like). It is consumed as
+        the window of requests in flight moves on. At most *max_pending* (int) requests, and 256
+        KiB unless a single request is larger, are in flight; fewer if the server copes only with
+        fewer.
+
+        Each response has its whole body in `HTTPResponse.body` (bytes). With *stream*, the body
+        is `None` and is to be read with the methods of the connection; what is left unread is
+        discarded when the next response is asked for.
+
+        Requests that a lost connection leaves unanswered are sent again on a new one if their
+        method is idempotent (RFC 9110, section 9.2.2). After *max_retries* (int) connections in
+        a row that brought no complete answer, the last error is raised. A time-out counts as a
+        lost connection. A request that is not idempotent is sent only when all others are
+        answered, and nothing is sent before its answer is there. If the connection is lost in
+        between, it is not repeated: `ConnectionClosed`.
+
+        The attributes `sent`, `repeated`, `connections` and `in_flight` of the iterator are
+        numbers; `unanswered` and `uncertain` are lists of requests: those taken from *requests*
+        and not answered, and those non-idempotent ones of them that were sent. `retry()` repeats
+        the last request with *stream*, whose body is never continued on another connection.
+        `close()` gives up. `disconnect` ends the iterator with `ConnectionClosed`. After an error
+        of its own the iterator is finished. What *requests* raises, or `ValueError` or
+        `TypeError` for a request that cannot be sent, comes after the answers before it.
+
+        While it is in use, the connection cannot be used for other requests. `StateError` at the
+        first step if something is outstanding then.
+        """
+
+        return Pipeline(self, requests, max_pending, max_retries, stream)
+
+    def co_pipeline(
+        self,
+        requests: Iterable[Any],
+        *,
+        max_pending: int = MAX_PENDING,
+        max_retries: int = MAX_RETRIES,
+        stream: bool = False,
+    ) -> AsyncPipeline:
+        """Same as `pipeline` for `async for` in asyncio.
+
+        For other event loops, `co_next()` of the result is a dugong coroutine with the next
+        response, `None` after the last one.
+        """
+
+        return AsyncPipeline(self, requests, max_pending, max_retries, stream)
+
+    def response_pending(self) -> bool:
+        """Tell whether an answer is outstanding or partly read, and the connection not broken.
+
+        Also true for a request that will not be answered because the server has announced that
+        it closes: `read_response` reports that. Does not wait.
+        """
+
+        return self._session.response_pending
 
     # The rest of what a readable binary stream has
 
@@ -640,6 +703,11 @@ class HTTPConnection(io.BufferedIOBase):
     def closed(self) -> bool:
         """Always false: the object can be used again after whatever happened."""
         return False
+
+    @property
+    def name(self) -> str:
+        """Host name and port, as what `io.TextIOWrapper` shows of it."""
+        return f'{self._hostname}:{self._port}'
 
     def readable(self) -> bool:
         """Return true: response bodies can be read."""

@@ -146,6 +146,9 @@ def is_temp_network_error(exc: BaseException) -> bool:
 
     if isinstance(exc, ProxyError):
         return exc.status in (408, 429) or 500 <= exc.status <= 599
+    if isinstance(exc, (socket.gaierror, socket.herror)):
+        # They have numbers of their own.
+        return False
     if isinstance(
         exc,
         (

@@ -49,7 +49,8 @@ _match_head = re.compile(rf'{_STATUS_LINE}({_FIELD_LINES})').fullmatch
 _match_status_line = re.compile(_STATUS_LINE).fullmatch
 _VERSION = b'HTTP/1.'
 
-_replace_fold = re.compile(r'[ \t]*\r\n[ \t]+').sub
+# The look-behind keeps it linear: a run of blanks is tried from its first one only.
+_replace_fold = re.compile(r'(?<![ \t])[ \t]*\r\n[ \t]+').sub
 
 # RFC 9112, section 7.1: chunk-size [ chunk-ext ]. An extension is a token with an optional
 # token or quoted string as value; quoted strings may contain semicolons.

@@ -211,6 +211,14 @@ class Session:
         return bool(self.pending) or self.reading_body or self.writing_body
 
     @property
+    def response_pending(self) -> bool:
+        """Whether `co_read_response` or the rest of a body is worth a call."""
+
+        if self.fault is not None or self.stream.forgotten:
+            return False
+        return bool(self.pending) or self.reading_body
+
+    @property
     def reading_body(self) -> bool:
         return self.body is not None and self.body.state is not DONE
 
@@ -289,14 +297,14 @@ class Session:
             cause = f'was interrupted by {type(exc).__name__}: {exc}'.rstrip(': ')
         self.fail(ConnectionClosed(f'connection is broken because {what} {cause}'))
 
-    def _leave_role(self, role: Any) -> None:
+    def leave_role(self, role: Any) -> None:
         role.release()
         if self.stream.closed:
             self.stream.close_if_idle()
 
     # Sending
 
-    def _enter_sending(self) -> None:
+    def enter_sending(self) -> None:
         if not self.stream.sending.acquire(False):
             raise StateError('another thread or coroutine is sending on this connection')
         self.sender = threading.current_thread()
@@ -304,12 +312,12 @@ class Session:
     def co_connect(self, connect: Callable[[Session], Coroutine[None]]) -> Coroutine[None]:
         """Connect with the coroutine that *connect* returns."""
 
-        self._enter_sending()
+        self.enter_sending()
         try:
             if not self.stream.connected:
                 yield from connect(self)
         finally:
-            self._leave_role(self.stream.sending)
+            self.leave_role(self.stream.sending)
 
     def co_send_request(
         self, request: Request, connect: Callable[[Session], Coroutine[None]]
@@ -317,11 +325,11 @@ class Session:
         """Send the head of *request* and its content; *connect* connects the session if needed."""
 
         stream = self.stream
-        self._enter_sending()
+        self.enter_sending()
         try:
             self._check_sending()
             if stream.connected and not self.outstanding and self.closing is self.ended is None:
-                self._check_idle()
+                self.check_idle()
             if self.closing is not None or self.ended is not None:
                 # It could not be answered, so it is not sent.
                 request.sent = False
@@ -353,7 +361,7 @@ class Session:
             elif request.body is not NO_BODY:
                 self.upload = request.body
         finally:
-            self._leave_role(stream.sending)
+            self.leave_role(stream.sending)
 
     def _check_sending(self) -> None:
         self.raise_fault()
@@ -497,6 +505,22 @@ class Session:
                 burst = 0
                 yield from stream.co_give_way()
 
+    def send_now(self, pieces: List[Data]) -> List[Data]:
+        """Send as much of *pieces* as is possible without waiting, and return the rest."""
+
+        stream = self.stream
+        while pieces:
+            if stream.vectored:
+                size = stream.try_send_all(pieces)
+            else:
+                if len(pieces) > 1:
+                    pieces = [b''.join(pieces)]
+                size = stream.try_send(pieces[0])
+            if size is None:
+                break
+            pieces = _without(pieces, size)
+        return pieces
+
     def _co_wait_to_send(self, request: Optional[Request]) -> Coroutine[None]:
         """Wait until sending can go on, or the answer to *request* shows that it need not.
 
@@ -550,7 +574,7 @@ class Session:
                 f'server answered {head.status} {head.reason} before it had the whole request body'
             )
 
-    def _check_idle(self) -> None:
+    def check_idle(self) -> None:
         """Look whether the server has closed, or sent something, while nothing was outstanding.
 
         What it sent cannot be the answer to a request that is yet to be sent, except that some
@@ -590,7 +614,7 @@ class Session:
     def co_write(self, data: Any) -> Coroutine[None]:
         """Send body data: a bytes-like object, or what a binary stream has."""
 
-        self._enter_sending()
+        self.enter_sending()
         try:
             body = self._body_to_write()
             view = as_bytes(data)
@@ -621,12 +645,12 @@ class Session:
                 self._writing_failed(body, exc)
                 raise
         finally:
-            self._leave_role(self.stream.sending)
+            self.leave_role(self.stream.sending)
 
     def co_write_eof(self, trailers: Optional[Mapping[str, Any]] = None) -> Coroutine[None]:
         """End a request body."""
 
-        self._enter_sending()
+        self.enter_sending()
         try:
             body = self.upload
             if body is None or body.state is AWAIT_CONTINUE or not body.awaits_eof:
@@ -647,7 +671,7 @@ class Session:
                 raise
             body.finish()
         finally:
-            self._leave_role(self.stream.sending)
+            self.leave_role(self.stream.sending)
 
     def _check_writing(self) -> None:
         self.raise_fault()
@@ -731,7 +755,7 @@ class Session:
                 self._reading_failed('reading a response', exc, True)
                 raise
         finally:
-            self._leave_role(stream.reading)
+            self.leave_role(stream.reading)
 
     def _end_in_head(self) -> str:
         if self._block_reader is not None:
@@ -876,8 +900,9 @@ class Session:
         fault = self.fault
         if fault is not None:
             raise type(fault)(fault.msg)
-        if self.stream.closed and self.reading_body:
-            raise ConnectionClosed(self.stream.cause)
+        stream = self.stream
+        if stream.closed and (self.reading_body or (stream.forgotten and self.pending)):
+            raise ConnectionClosed(stream.cause)
 
     def co_readall(self) -> Coroutine[bytes]:
         """Read the rest of the body."""
@@ -904,7 +929,7 @@ class Session:
             self._body_done()
             return data
         finally:
-            self._leave_role(self.stream.reading)
+            self.leave_role(self.stream.reading)
 
     def _co_read_known(self, body: ResponseBody) -> Coroutine[bytes]:
         """Receive a body of known length into memory of that size."""
@@ -973,7 +998,7 @@ class Session:
                 raise
             self._body_done()
         finally:
-            self._leave_role(self.stream.reading)
+            self.leave_role(self.stream.reading)
 
     def co_read(self, size: int) -> Coroutine[bytes]:
         """Read up to *size* bytes, at least one unless the body is at its end."""
@@ -992,7 +1017,7 @@ class Session:
                 self._body_done()
             return data
         finally:
-            self._leave_role(self.stream.reading)
+            self.leave_role(self.stream.reading)
 
     def _co_read_some(self, body: ResponseBody, size: int) -> Coroutine[bytes]:
         buf = self.buf
@@ -1032,7 +1057,7 @@ class Session:
                 self._body_done()
             return size
         finally:
-            self._leave_role(self.stream.reading)
+            self.leave_role(self.stream.reading)
 
     def _co_read_into(self, body: ResponseBody, target: memoryview) -> Coroutine[int]:
         """Read at least one byte into *target*, unless the body is at its end."""
@@ -1075,7 +1100,7 @@ class Session:
                 self._reading_failed('reading a response body', exc, True)
                 raise
         finally:
-            self._leave_role(self.stream.reading)
+            self.leave_role(self.stream.reading)
 
     def co_fill_buffer(self, size: int) -> Coroutine[None]:
         """Make at least *size* bytes available in the buffer."""
@@ -1098,7 +1123,7 @@ class Session:
                 self._reading_failed('filling the buffer', exc, True)
                 raise
         finally:
-            self._leave_role(self.stream.reading)
+            self.leave_role(self.stream.reading)
 
     def co_read_raw(self, size: int) -> Coroutine[bytes]:
         """Read up to *size* bytes as they come from the server."""
@@ -1119,7 +1144,7 @@ class Session:
             return self.buf.take(size)
         finally:
             self.stream.waiting_to_receive = False
-            self._leave_role(self.stream.reading)
+            self.leave_role(self.stream.reading)
 
     # Tunnel
 

@@ -175,6 +175,13 @@ class Stream:
 
         _streams.add(self)
         self._check_open()
+        factory = package.create_socket
+        if factory is not create_socket:
+            # Somebody has put another function in its place, on the package.
+            self._set_socket(factory((self.host, self.port)))
+            self.sock.setblocking(False)
+            self._open_trace()
+            return
         addresses = yield from self._co_resolve()
         failures: List[Tuple[Any, Exception]] = []
         for info in addresses:
@@ -507,6 +514,11 @@ class Stream:
             ):
                 raise NotImplementedError from exc
             raise self._translated(exc, 'while sending') from exc
+
+    def co_wait(self, need: PollNeeded) -> Coroutine[None]:
+        """Wait for *need*, which a coroutine has yielded that is driven here by hand."""
+
+        yield need
 
     def co_wait_send(self) -> Coroutine[None]:
         """Wait for what the last `try_send…` needs."""

@@ -1,0 +1,476 @@
+"""Many requests over one connection at a time, with the answers in order and none lost.
+
+A pipeline sends ahead as far as the server keeps up with it, reads whenever something is there,
+and sends again on a new connection what an old one did not answer, if that cannot do harm. It
+works on the session directly: several requests leave with one system call, and one coroutine
+both sends and receives, so that neither side can block the other.
+
+*How many are in flight.* The window begins small and grows by one with each answer, like the
+window of a TCP connection, up to `max_pending`. When a connection is lost it shrinks to half of
+what that connection has answered; it grows again only after a connection has answered more than
+the lost one did. So a server that closes after each response is soon sent one request at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ._exceptions import (
+    ConnectionClosed,
+    ConnectionTimedOut,
+    InvalidResponse,
+    StateError,
+    UnsupportedResponse,
+    is_temp_network_error,
+)
+from ._poll import eval_coroutine
+from ._settings import package
+from ._source import as_bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Deque, Iterable, Iterator, List, Optional
+
+    from ._connection import HTTPConnection
+    from ._poll import Coroutine
+    from ._response import HTTPResponse
+    from ._session import Request, Session
+    from ._stream import Data
+
+#: Methods whose requests may be repeated without harm (RFC 9110, section 9.2.2).
+IDEMPOTENT = frozenset(('GET', 'HEAD', 'PUT', 'DELETE', 'OPTIONS', 'TRACE'))
+
+#: What `pipeline` takes if nothing else is said.
+MAX_PENDING = 64
+MAX_RETRIES = 3
+
+# Requests in flight on the first connection, before the first answer.
+_FIRST_WINDOW = 4
+
+# Bytes of requests in flight, unless a single request is larger.
+_MAX_BYTES = 1 << 18
+
+# Responses that a server or proxy gives, and closes, if it cannot deal with pipelined requests.
+_PIPELINING_ERRORS = frozenset((400, 408, 500, 501, 502, 503, 504))
+
+
+class _Item:
+    """A request of the caller: *given* as it came, and as method, path, headers and body."""
+
+    __slots__ = ('alone', 'arguments', 'behind', 'given', 'idempotent', 'request', 'size')
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+        arguments = ('GET', given) if isinstance(given, str) else tuple(given)
+        if not 2 <= len(arguments) <= 4:
+            raise ValueError(
+                'a request is a path, or a tuple of method, path, and optionally headers and '
+                f'body, not a sequence of {len(arguments)}'
+            )
+        self.arguments = (*arguments, None, None)[:4]
+        body = self.arguments[3]
+        if body is not None and as_bytes(body) is None:
+            raise TypeError(
+                f'body of a pipelined request must be bytes-like, not {type(body).__name__}'
+            )
+        self.idempotent = self.arguments[0] in IDEMPOTENT
+        self.request: Optional[Request] = None
+        # Bytes of head and body.
+        self.size = 0
+        # Not to be sent behind unanswered requests, nor others behind it.
+        self.alone = not self.idempotent
+        # Whether it was sent behind unanswered requests.
+        self.behind = False
+
+    def encode(self, conn: HTTPConnection) -> Request:
+        """Make the request that is sent; once for each time that it is."""
+
+        method, path, headers, body = self.arguments
+        request = conn._make_request(method, path, headers, body, False)
+        if request.upgrade or method == 'CONNECT':
+            raise ValueError('a request that changes the protocol cannot be pipelined')
+        self.size = len(request.head) + len(request.content or b'')
+        self.request = request
+        return request
+
+
+class _Pipeline:
+    """What both kinds of pipeline have in common, see `HTTPConnection.pipeline`."""
+
+    def __init__(
+        self,
+        conn: HTTPConnection,
+        requests: Iterable[Any],
+        max_pending: int,
+        max_retries: int,
+        stream: bool,
+    ) -> None:
+        if max_pending < 1:
+            raise ValueError(f'max_pending must be at least 1, not {max_pending}')
+        if max_retries < 0:
+            raise ValueError(f'max_retries cannot be negative: {max_retries}')
+        if isinstance(requests, (str, bytes)):
+            raise TypeError('requests must be an iterable of requests, not a single path')
+        self._conn = conn
+        self._source: Optional[Iterator[Any]] = iter(requests)
+        self._source_error: Optional[Exception] = None
+        self._max_pending = max_pending
+        self._max_retries = max_retries
+        self._stream = stream
+        self._session: Optional[Session] = None
+        # Taken and still to be sent on this connection; sent and not answered.
+        self._waiting: Deque[_Item] = deque()
+        self._flight: Deque[_Item] = deque()
+        self._flight_bytes = 0
+        # What could not be sent yet. The sending role is held as long as there is something.
+        self._out: List[Data] = []
+        self._current: Optional[_Item] = None
+        self._finished = False
+        self._stepping = False
+        self._window = min(max_pending, _FIRST_WINDOW)
+        # Complete answers on this connection, and on the last one that was lost.
+        self._answered = 0
+        self._answered_before_loss = 0
+        # Connections in a row that brought no complete answer.
+        self._failures = 0
+        #: Number of requests sent so far, repeats included.
+        self.sent = 0
+        #: Number of times that a request was sent again.
+        self.repeated = 0
+        #: Number of connections used so far.
+        self.connections = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Number of requests that were sent and are not answered."""
+        return len(self._flight)
+
+    @property
+    def unanswered(self) -> List[Any]:
+        """The requests that were taken from *requests* and are not answered, as given, in order."""
+        return [item.given for item in (*self._flight, *self._waiting)]
+
+    @property
+    def uncertain(self) -> List[Any]:
+        """Those of the unanswered requests that were sent and are not idempotent."""
+        return [item.given for item in self._flight if not item.idempotent]
+
+    def retry(self) -> None:
+        """Put the request of the last response in front again, for a body that could not be read.
+
+        `StateError` without *stream*, or if there is no such request.
+        """
+
+        if not self._stream or self._current is None or self._finished:
+            raise StateError('there is no streamed response whose request could be repeated')
+        self._waiting.appendleft(self._current)
+        self._current = None
+        self.repeated += 1
+
+    def close(self) -> None:
+        """Give up the rest. If answers are outstanding, the connection is broken afterwards."""
+
+        if not self._finished:
+            self._finish('the pipeline was closed before all answers were read')
+
+    def __del__(self) -> None:
+        # It may not have got through its constructor.
+        if not getattr(self, '_finished', True):
+            self.close()
+
+    def co_next(self) -> Coroutine[Optional[HTTPResponse]]:
+        """Coroutine that returns the next response, or `None` after the last one.
+
+        Errors are those of `HTTPConnection.pipeline`; the pipeline is finished then. If the
+        coroutine is closed or dropped while it waits, the next call goes on.
+        """
+
+        if self._stepping:
+            raise StateError('another thread or coroutine waits for the next response')
+        if self._finished:
+            return None
+        self._stepping = True
+        try:
+            return (yield from self._co_next())
+        except Exception:
+            self._finish('the pipeline has failed')
+            raise
+        finally:
+            self._stepping = False
+
+    def _co_next(self) -> Coroutine[Optional[HTTPResponse]]:
+        while self._current is not None or self._flight or self._next_item() is not None:
+            try:
+                session = yield from self._co_session()
+                if self._current is not None:
+                    yield from self._co_drive(session, session.co_discard())
+                    self._current = None
+                    continue
+                return (yield from self._co_answer(session))
+            except (ConnectionClosed, ConnectionTimedOut) as exc:
+                self._lost(exc)
+            except (InvalidResponse, UnsupportedResponse) as exc:
+                # It may be the confused answer to too many requests at once.
+                if len(self._flight) < 2:
+                    raise
+                self._lost(exc)
+            except OSError as exc:
+                if not is_temp_network_error(exc):
+                    raise
+                self._lost(exc)
+        self._finish(None)
+        if self._source_error is not None:
+            raise self._source_error
+        return None
+
+    # Connections
+
+    def _co_session(self) -> Coroutine[Session]:
+        """Return the session to work on, connected and fit for what comes next."""
+
+        conn, session = self._conn, self._session
+        if session is None:
+            session = conn._session_for_sending()
+            session.raise_fault()
+            if session.outstanding:
+                raise StateError('a pipeline cannot start while something else is outstanding')
+            self._session = session
+            self.connections += session.stream.connected
+        stream = session.stream
+        if stream.forgotten:
+            raise ConnectionClosed(stream.cause)
+        if self._flight or (self._current is not None and session.reading_body):
+            session.raise_fault()
+            if session.ended is not None and not session.reading_body:
+                raise ConnectionClosed(session.ended)
+            return session
+        if stream.connected and session.usable:
+            # A request that cannot be repeated must not go to a server that has left.
+            session.check_idle()
+        if not session.usable or session.ended or session.closing or session.send_fault:
+            self._answered_before_loss = self._answered
+            session = self._next_session()
+        if not session.stream.connected:
+            self.connections += 1
+            yield from session.co_connect(conn._co_connect_session)
+        return session
+
+    def _next_session(self) -> Session:
+        assert self._session is not None
+        self._session.stream.abort('the connection was given up by the pipeline')
+        self._session = self._conn._start_session()
+        self._answered = 0
+        return self._session
+
+    def _lost(self, exc: Exception) -> None:
+        """Take back what the lost connection did not answer; raise *exc* if that is enough."""
+
+        session = self._session
+        assert session is not None
+        self._current = None
+        self._drop_unsent(session)
+        if session.stream.forgotten:
+            raise exc
+        flight = self._flight
+        if flight and not flight[0].idempotent:
+            method, path = flight[0].arguments[:2]
+            raise ConnectionClosed(
+                f'connection was lost before the answer to {method} {path}, which is not '
+                f'repeated because the server may have carried it out: {exc}'
+            ) from exc
+        self._failures = 0 if self._answered else self._failures + 1
+        if self._failures and self._failures >= self._max_retries:
+            raise exc
+        self._window = max(1, min(self._window, self._answered // 2))
+        self._answered_before_loss = self._answered
+        self.repeated += len(flight)
+        self._waiting.extendleft(reversed(flight))
+        flight.clear()
+        self._flight_bytes = 0
+        self._next_session()
+
+    def _drop_unsent(self, session: Session) -> None:
+        """Forget what could not be sent; requests of which nothing was sent wait again."""
+
+        if not self._out:
+            return
+        unsent = sum(map(len, self._out))
+        self._out = []
+        flight = self._flight
+        while flight and flight[-1].size <= unsent:
+            item = flight.pop()
+            unsent -= item.size
+            self._flight_bytes -= item.size
+            self.sent -= 1
+            session.pending.pop()
+            self._waiting.appendleft(item)
+        session.leave_role(session.stream.sending)
+
+    def _finish(self, cause: Optional[str]) -> None:
+        self._finished = True
+        session = self._session
+        if session is None:
+            return
+        if self._out:
+            self._drop_unsent(session)
+            session.fail(ConnectionClosed('only a part of a request was sent'))
+        if cause is not None and (self._flight or session.outstanding):
+            session.fail(ConnectionClosed(cause))
+
+    # Sending
+
+    def _next_item(self) -> Optional[_Item]:
+        """Return the request to be sent next, without removing it; `None` if there is none."""
+
+        if self._waiting:
+            return self._waiting[0]
+        if self._source is None:
+            return None
+        try:
+            item = _Item(next(self._source))
+            item.encode(self._conn)
+        except Exception as exc:
+            # The answers that are outstanding come before the error.
+            self._source = None
+            if not isinstance(exc, StopIteration):
+                self._source_error = exc
+            return None
+        self._waiting.append(item)
+        return item
+
+    def _send_ahead(self, session: Session) -> None:
+        """Send what may be sent now, as far as that is possible without waiting."""
+
+        flight, pieces = self._flight, self._out
+        if session.send_fault is not None:
+            self._drop_unsent(session)
+            return
+        new = False
+        while (
+            session.closing is None
+            and session.ended is None
+            and len(flight) < self._window
+            and not (flight and flight[-1].alone)
+        ):
+            item = self._next_item()
+            if item is None or (
+                flight and (item.alone or self._flight_bytes + item.size > _MAX_BYTES)
+            ):
+                break
+            self._waiting.popleft()
+            request = item.request or item.encode(self._conn)
+            item.behind = bool(flight)
+            flight.append(item)
+            self._flight_bytes += item.size
+            self.sent += 1
+            session.pending.append(request)
+            if not pieces and not new:
+                session.enter_sending()
+            new = True
+            pieces.append(request.head)
+            if request.content is not None:
+                pieces.append(request.content)
+            if request.close:
+                session.closing = 'the request asked the server to close the connection'
+        if pieces:
+            try:
+                self._out = session.send_now(pieces)
+            except ConnectionClosed as exc:
+                # Answers that came before can still be read.
+                session.send_fault = exc
+                self._drop_unsent(session)
+                return
+            if not self._out:
+                for item in flight:
+                    if item.request is not None:
+                        item.request.body.finish()
+                session.leave_role(session.stream.sending)
+
+    # Receiving
+
+    def _co_answer(self, session: Session) -> Coroutine[HTTPResponse]:
+        """Return the next response."""
+
+        flight = self._flight
+        # A system call for a few requests is better than one for each.
+        if len(flight) * 2 <= self._window:
+            self._send_ahead(session)
+        if not flight:
+            assert session.send_fault is not None
+            raise ConnectionClosed(session.send_fault.msg)
+        item = flight[0]
+        if not session.pending or session.pending[0] is not item.request:
+            raise StateError('the connection was used for something else during the pipeline')
+        response = yield from self._co_drive(session, session.co_read_response())
+        if (
+            response.status in _PIPELINING_ERRORS
+            and session.ended is not None
+            and item.behind
+            and not item.alone
+        ):
+            item.alone = True
+            raise ConnectionClosed('server does not answer pipelined requests')
+        if self._stream:
+            self._current = item
+        else:
+            response.body = yield from self._co_drive(session, session.co_readall())
+        flight.popleft()
+        item.request = None
+        self._flight_bytes -= item.size
+        self._answered += 1
+        self._failures = 0
+        if self._answered > self._answered_before_loss and self._window < self._max_pending:
+            self._window += 1
+        return response
+
+    def _co_drive(self, session: Session, crt: Coroutine[Any]) -> Coroutine[Any]:
+        """Drive the reading coroutine *crt*; whenever it has to wait, send ahead."""
+
+        stream = session.stream
+        try:
+            while True:
+                need = next(crt)
+                self._send_ahead(session)
+                try:
+                    if self._out:
+                        yield from stream.co_wait_send_or_receive()
+                    else:
+                        yield from stream.co_wait(need)
+                except BaseException as exc:
+                    crt.throw(exc)
+        except StopIteration as exc:
+            return exc.value
+
+
+class Pipeline(_Pipeline):
+    """Iterator over responses that `HTTPConnection.pipeline` returns."""
+
+    __module__ = 'dugong'
+
+    def __iter__(self) -> Pipeline:
+        return self
+
+    def __next__(self) -> HTTPResponse:
+        response = eval_coroutine(self.co_next(), self._conn.timeout)
+        if response is None:
+            raise StopIteration
+        return response
+
+
+class AsyncPipeline(_Pipeline):
+    """Asynchronous iterator over responses that `HTTPConnection.co_pipeline` returns.
+
+    For event loops other than asyncio's: `co_next` is the dugong coroutine behind `async for`.
+    """
+
+    __module__ = 'dugong'
+
+    def __aiter__(self) -> AsyncPipeline:
+        return self
+
+    async def __anext__(self) -> HTTPResponse:
+        response = await package.AioFuture(self.co_next())
+        if response is None:
+            raise StopAsyncIteration
+        result: HTTPResponse = response
+        return result
