@@ -69,6 +69,14 @@ class LinkCollector(HTMLParser):
             self.links.append(href)
 
 
+def is_safe(path: str) -> bool:
+    """Tell whether *path* leads to a place below where it starts."""
+    return all(
+        name not in ('', '.', '..') and name == PurePath(name).name and '\0' not in name
+        for name in path.lstrip('/').split('/')
+    )
+
+
 class Mirror:
     """Copies what is below a URL."""
 
@@ -122,9 +130,9 @@ class Mirror:
         """Yield a request for each target, as the pipeline asks for them."""
         for target in targets:
             headers = {}
-            file = self.file_of(target)
-            if not self.is_list(target) and file.is_file():
-                headers['If-Modified-Since'] = formatdate(file.stat().st_mtime, usegmt=True)
+            if not self.is_list(target) and self.file_of(target).is_file():
+                modified = self.file_of(target).stat().st_mtime
+                headers['If-Modified-Since'] = formatdate(modified, usegmt=True)
             yield 'GET', target, headers
 
     def is_list(self, target: str) -> bool:
@@ -151,21 +159,15 @@ class Mirror:
             if not inside or target in self.seen:
                 continue
             self.seen.add(target)
-            try:
-                self.file_of(target)
-            except ValueError as exc:
-                self.complain(target, str(exc))
-            else:
+            if self.is_list(target) or is_safe(unquote(target)):
                 targets.append(target)
+            else:
+                self.complain(target, 'not a name for a file')
         return targets
 
     def file_of(self, target: str) -> Path:
-        """Return where the document *target* is stored: below the directory, whatever it is."""
-        names = unquote(target[len(self.root) :]).split('/')
-        for name in names:
-            if name in ('', '..') or name != PurePath(name).name or '\0' in name:
-                raise ValueError('cannot be the name of a file here')
-        return self.directory.joinpath(*names)
+        """Return where the document *target* is stored."""
+        return self.directory / unquote(target[len(self.root) :])
 
     def save(self, resp: HTTPResponse) -> None:
         """Store the body of *resp* as a file, which appears when it is complete."""

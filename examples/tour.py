@@ -189,7 +189,7 @@ def a_retry(conn: HTTPConnection, path: str) -> None:
             if not is_temp_network_error(exc):
                 raise
             conn.reset()
-            report(f'GET {path}: {exc}', start, f'again in {pause * 1000:.0f} ms')
+            report(str(exc), start, f'again in {pause * 1000:.0f} ms')
         time.sleep(pause)
         pause *= 2
     report(f'GET {path}: {resp.status} {resp.reason}', start)

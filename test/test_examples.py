@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Callable, Dict, Iterator, List
@@ -485,7 +486,7 @@ def test_mirror_writes_nowhere_else(serve, tmp_path, name):
     directory = tmp_path / 'mirror'
     result = run('mirror.py', url_of(server, '/list'), directory)
     assert result.returncode == 1
-    assert 'cannot be the name of a file' in only_line(result.stderr)
+    assert 'not a name for a file' in only_line(result.stderr)
     assert not list(tmp_path.rglob('*'))
 
 
@@ -720,9 +721,11 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.mark.slow
 def test_objectstore_round_trip(s3, tmp_path):
+    # Older versions of Moto sign wrongly what has more than a space to be quoted.
+    fits = [int(part) for part in metadata.version('moto').split('.')[:2]] >= [5, 2]
     files = {
         'empty': b'',
-        'frösche + 100%~.bin': noise(1, 70_000),
+        'frösche + (100%)~.bin' if fits else 'frogs and toads': noise(1, 70_000),
         'large': noise(2, 5_000_000),
     }
     source, target = tmp_path / 'source', tmp_path / 'target'
