@@ -6,6 +6,7 @@ Imports dugong from FOLDER, answers `{"version": …}`, then runs one scenario f
 """
 
 import email.message
+import gc
 import json
 import os
 import sys
@@ -66,6 +67,8 @@ def main() -> None:
         except BaseException as exc:
             answer(failed=f'{type(exc).__name__}: {exc}')
         else:
+            # What is left behind must complain before the answer, not in a later scenario.
+            gc.collect()
             answer(result=result)
 
 

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from servers import LIMIT, Peer, ScriptedServer
 
@@ -33,15 +33,6 @@ INSTALL_LIMIT = 120
 
 class Unavailable(Exception):
     """The published release cannot be had or used here; the text says why."""
-
-
-class Difference(NamedTuple):
-    """A value in which the implementations differ on purpose: *old* and *new* value, and where
-    that is written down."""
-
-    old: Any
-    new: Any
-    why: str
 
 
 def install(folder: Path) -> Path:
@@ -176,66 +167,85 @@ def describe(data: bytes) -> str:
 
 
 class Implementation:
-    """A process that has imported the dugong below *folder* and runs scenarios with it."""
+    """A process that has imported the dugong below *folder* and runs scenarios with it.
 
-    def __init__(self, folder: Path, cafile: Path, options: Tuple[str, ...] = ()) -> None:
+    *options* are for the interpreter. What it prints is collected in the file *printed*.
+    """
+
+    def __init__(
+        self, folder: Path, cafile: Path, printed: Path, options: Tuple[str, ...] = ()
+    ) -> None:
         runner = Path(__file__).with_name('compat_runner.py')
-        # Proxy or tracing settings of the caller must not leak into the scenarios.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith('DUGONG')}
-        environment['PYTHONDONTWRITEBYTECODE'] = '1'
-        environment['COMPAT_CAFILE'] = str(cafile)
+        self._command = [sys.executable, *options, str(runner), str(folder)]
+        # Tracing and other settings of the caller are not for the scenarios.
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith('DUGONG')}
+        self._environment['PYTHONDONTWRITEBYTECODE'] = '1'
+        self._environment['COMPAT_CAFILE'] = str(cafile)
+        self._printed = printed.open('w+b', buffering=0)
+        self.version = self._start()
+
+    def _start(self) -> str:
         self._process = subprocess.Popen(
-            [sys.executable, *options, str(runner), str(folder)],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
+            stderr=self._printed,
+            env=self._environment,
         )
-        assert self._process.stdout is not None
-        self._answers = self._process.stdout.fileno()
-        self._pending = b''
+        self._unread = b''
         greeting = self._receive()
         if 'version' not in greeting:
             self.stop()
-            raise Unavailable(str(greeting))
-        self.version: str = greeting['version']
+            raise Unavailable(greeting['failed'])
+        version: str = greeting['version']
+        return version
 
     def _receive(self) -> Dict[str, Any]:
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
         deadline = time.monotonic() + LIMIT
-        while b'\n' not in self._pending:
+        while b'\n' not in self._unread:
             wait = deadline - time.monotonic()
-            if wait <= 0 or not select.select([self._answers], [], [], wait)[0]:
-                self._process.kill()
-                raise TimeoutError('the scenario does not end')
-            data = os.read(self._answers, 65536)
+            if wait <= 0 or not select.select([descriptor], [], [], wait)[0]:
+                self._end()
+                return {'failed': f'no result after {LIMIT} s'}
+            data = os.read(descriptor, 65536)
             if not data:
-                return {'failed': 'process ended', 'stderr': self.stop()[-300:]}
-            self._pending += data
-        line, _, self._pending = self._pending.partition(b'\n')
+                self._end()
+                return {'failed': f'the process has ended: {self.printed()[-300:]}'}
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b'\n')
         answer: Dict[str, Any] = json.loads(line)
         return answer
 
     def run(self, name: str, port: int) -> Any:
         """Run the scenario *name* against the server at *port*, return its result."""
+        if self._process.returncode is not None:
+            self._start()
         assert self._process.stdin is not None
         job = json.dumps({'scenario': name, 'port': port})
         self._process.stdin.write(job.encode() + b'\n')
         self._process.stdin.flush()
         answer = self._receive()
-        if 'result' not in answer:
-            raise AssertionError(f'scenario {name} is broken: {answer}')
+        assert 'result' in answer, f'scenario {name} is broken: {answer}'
         return answer['result']
 
-    def stop(self) -> str:
-        """End the process; return what it printed."""
-        if self._process.stderr is None or self._process.stderr.closed:
-            return ''
-        try:
-            _, errors = self._process.communicate(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            _, errors = self._process.communicate(timeout=LIMIT)
-        return errors.decode(errors='replace')
+    def printed(self) -> str:
+        """What the process has printed since the last call."""
+        return self._printed.read().decode(errors='replace')
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process.returncode is None:
+            try:
+                self._process.communicate(timeout=LIMIT)
+            except subprocess.TimeoutExpired:
+                self._end()
+        self._printed.close()
 
 
 #: Stands for a value that one of the implementations does not have at all.
