@@ -67,9 +67,9 @@ def time_operations(
 ) -> Dict[str, Any]:
     """Time operations for about *seconds*, in slices with a new client (connection) each.
 
-    The kernel tunes the buffers of each connection on its own, and some connections stay
-    twice as slow as others for all their life. With one connection per run, the luck of
-    the draw would decide; the median of several does not depend on it.
+    Some connections move large bodies with many more wake-ups than others, and keep doing so;
+    the sizes that the kernel gives to their buffers have to do with it. With one connection
+    per run, luck would decide; the median over several depends on it less.
 
     *sizes* is the entry `sizes` of an earlier result: slices, and operations in each.
     """

@@ -384,7 +384,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return 0
     plan = Plan(1.0, 5, 30, keep_processes=False)
     if options.quick:
-        plan = Plan(0.1, 2, 6, keep_processes=True)
+        plan = Plan(0.08, 2, 5, keep_processes=True)
     if options.rounds is not None:
         plan = plan._replace(rounds=options.rounds, imports=options.rounds)
     if options.seconds is not None:

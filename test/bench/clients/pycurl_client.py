@@ -20,7 +20,7 @@ class Client:
         self.curl = pycurl.Curl()
         self.curl.setopt(pycurl.NOSIGNAL, 1)
         # libcurl reads this much at a time; the default of 16 KiB is slow for large bodies.
-        self.curl.setopt(pycurl.BUFFERSIZE, READ_BUFFER)
+        self.curl.setopt(pycurl.BUFFERSIZE, 2 * READ_BUFFER)
         if server.authority is not None:
             self.curl.setopt(pycurl.CAINFO, server.authority)
 
@@ -55,10 +55,11 @@ class Client:
         body = b''
         for _ in range(count):
             del body
-            pieces = []
-            curl.setopt(pycurl.WRITEFUNCTION, pieces.append)
+            buffer = io.BytesIO()
+            curl.setopt(pycurl.WRITEFUNCTION, buffer.write)
             curl.perform()
-            body = b''.join(pieces)
+            body = buffer.getvalue()
+            del buffer
             if curl.getinfo(pycurl.RESPONSE_CODE) != 200 or len(body) != size:
                 raise WrongAnswer(len(body))
         return body
