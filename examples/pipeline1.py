@@ -12,9 +12,10 @@ a dropped connection left unanswered: see mirror.py.
 """
 
 import os
+import signal
 import ssl
 import sys
-from typing import List
+from typing import Any, Coroutine, List
 from urllib.parse import quote, urlsplit
 
 # Use the package of the source tree this file belongs to, installed or not.
@@ -91,7 +92,15 @@ def fetch_urls(urls: List[str]) -> List[bytes]:
     scheme, hostname, port = servers.pop()
     context = ssl.create_default_context() if scheme == 'https' else None
     with dugong.HTTPConnection(hostname, port, ssl_context=context) as conn:
-        return asyncio.run(fetch(conn, paths))
+        return asyncio.run(interruptible(fetch(conn, paths)))
+
+
+async def interruptible(coroutine: Coroutine[Any, Any, List[bytes]]) -> List[bytes]:
+    """Await *coroutine*, which Ctrl-C cancels. From Python 3.11 on, it does so anyway."""
+    task = asyncio.ensure_future(coroutine)
+    if sys.version_info < (3, 11) and sys.platform != 'win32':
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    return await task
 
 
 def main(urls: List[str]) -> int:
@@ -111,6 +120,6 @@ def main(urls: List[str]) -> int:
 if __name__ == '__main__':
     try:
         sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print('pipeline1.py: interrupted', file=sys.stderr)
         sys.exit(130)

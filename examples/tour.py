@@ -15,6 +15,7 @@ import contextlib
 import io
 import os
 import queue
+import signal
 import ssl
 import sys
 import threading
@@ -161,9 +162,14 @@ def with_two_coroutines(conn: HTTPConnection, paths: List[str]) -> List[bytes]:
     async def run_both():
         sender = AioFuture(send_requests())
         reader = AioFuture(read_responses())
+        both = asyncio.gather(sender, reader)
+        if sys.version_info < (3, 11) and sys.platform != 'win32':
+            # Later versions end with Ctrl-C what `asyncio.run` runs.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, both.cancel)
         try:
-            _, bodies = await asyncio.gather(sender, reader)
+            _, bodies = await both
         except BaseException:
+            # When one of the two fails, the other one would wait for ever.
             sender.cancel()
             reader.cancel()
             raise
@@ -403,6 +409,6 @@ def main(arguments: List[str]) -> int:
 if __name__ == '__main__':
     try:
         sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print('tour.py: interrupted', file=sys.stderr)
         sys.exit(130)
