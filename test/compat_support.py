@@ -57,8 +57,9 @@ def install(folder: Path) -> Path:
     except subprocess.TimeoutExpired:
         raise Unavailable(f'pip did not end within {INSTALL_LIMIT} s') from None
     if result.returncode:
-        output = result.stdout.decode(errors='replace').strip() or 'no message'
-        raise Unavailable(f'pip cannot install dugong=={PUBLISHED}: {output[-300:]}')
+        lines = result.stdout.decode(errors='replace').splitlines() or ['no message']
+        reason = next((line for line in lines if line.startswith('ERROR')), lines[-1])
+        raise Unavailable(f'pip cannot install dugong=={PUBLISHED}: {reason}')
     return folder
 
 
@@ -211,8 +212,9 @@ class Implementation:
                 return {'failed': f'no result after {LIMIT} s'}
             data = os.read(descriptor, 65536)
             if not data:
+                code = self._process.wait(LIMIT)
                 self._end()
-                return {'failed': f'the process has ended: {self.printed()[-300:]}'}
+                return {'failed': f'process ended with code {code}: {self.printed()[-300:]}'}
             self._unread += data
         line, _, self._unread = self._unread.partition(b'\n')
         answer: Dict[str, Any] = json.loads(line)
