@@ -287,16 +287,16 @@ CLOSINGS = {
 }
 
 
-@pytest.mark.parametrize('closing', CLOSINGS)
-@pytest.mark.parametrize('operation', OPERATIONS)
+@pytest.mark.parametrize(
+    ('operation', 'closing'),
+    # Nothing would end the wait of a send whose descriptor is closed.
+    sorted(set(itertools.product(OPERATIONS, CLOSINGS)) - {('send_request', 'close')}),
+)
 def test_the_socket_is_closed_by_another_thread(connect, transport, operation, closing):
-    """Whether that happens before, during or after the wait."""
-    if closing == 'close' and operation == 'send_request':
-        pytest.skip('leaves nothing that could end the wait')
     reached = threading.Event()
     handlers: List[Callable[[Peer], None]] = [unresponsive(operation, reached), AGAIN.serve]
     conn = connect(handlers)
-    conn.timeout = 1 if closing == 'close' else LIMIT
+    conn.timeout = 0.2 if closing == 'close' else LIMIT
     conn.send_request('GET', '/')
     outcome: List[BaseException] = []
 
