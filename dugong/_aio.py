@@ -1,8 +1,8 @@
 """The bridge to asyncio: `AioFuture` drives a dugong coroutine on an event loop.
 
 An event loop keeps one callback per descriptor and direction, but two coroutines may wait for
-the same one (TLS makes that legal). So the callback belongs to a list of waiting futures, all of
-which are stepped when it is called; being stepped for nothing is harmless.
+the same one (TLS makes that legal). So the callback is a watch shared by all futures that wait
+there; all are stepped when it is called, as being stepped for nothing is harmless.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from ._poll import POLLIN, POLLOUT, PollNeeded, timeout_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple, TypeVar
+    from typing import Any, List, Optional, Tuple, TypeVar
 
     from ._poll import Coroutine
 
     T = TypeVar('T')
     _Base = asyncio.Future[T]
-    _Waiting = Dict[Tuple[int, int], List['AioFuture[Any]']]
 else:
     _Base = asyncio.Future
 
@@ -29,8 +28,49 @@ else:
 #: a turn of the loop, so that a coroutine for which data are always there cannot starve others.
 _MAX_IMMEDIATE = 64
 
-_waiting: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiting] = (
-    weakref.WeakKeyDictionary()
+
+class _Watch:
+    """Callback for one descriptor and direction on one event loop."""
+
+    __slots__ = ('__weakref__', '_fd', '_key', '_loop', '_mask', 'futures')
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, mask: int) -> None:
+        self.futures: List[AioFuture[Any]] = []
+        self._loop = loop
+        self._fd = fd
+        self._mask = mask
+        self._key = (id(loop), fd, mask)
+
+    def __call__(self) -> None:
+        for future in tuple(self.futures):
+            # An earlier one may have completed or cancelled it.
+            if future in self.futures:
+                future._step()
+
+    def add(self, future: AioFuture[Any]) -> None:
+        """Step *future* when the descriptor is ready; raises what the loop raises."""
+
+        if not self.futures:
+            watch = self._loop.add_reader if self._mask == POLLIN else self._loop.add_writer
+            watch(self._fd, self)
+            _watches[self._key] = self
+        self.futures.append(future)
+
+    def remove(self, future: AioFuture[Any]) -> None:
+        self.futures.remove(future)
+        if self.futures:
+            return
+        del _watches[self._key]
+        if not self._loop.is_closed():
+            if self._mask == POLLIN:
+                self._loop.remove_reader(self._fd)
+            else:
+                self._loop.remove_writer(self._fd)
+
+
+# The watches in use. Only the loop keeps them, so that they go when the loop goes.
+_watches: weakref.WeakValueDictionary[Tuple[int, int, int], _Watch] = (
+    weakref.WeakValueDictionary()
 )
 
 
@@ -43,8 +83,8 @@ class AioFuture(_Base):
 
     The coroutine starts at once. If it ends without having to wait, so does the future. It runs
     on by itself, whether the future is awaited or not. `cancel` closes the coroutine; see
-    `HTTPConnection` for what that means to the connection. `TypeError` is the result if the
-    coroutine yields anything but `PollNeeded`.
+    `HTTPConnection` for what that means to the connection. A coroutine that yields anything but
+    `PollNeeded` gets a `TypeError`.
     """
 
     __module__ = 'dugong'
@@ -68,7 +108,7 @@ class AioFuture(_Base):
         self._aio_loop = loop
         self._aio_timeout = timeout
         self._timer: Optional[asyncio.TimerHandle] = None
-        self._need: Optional[PollNeeded] = None
+        self._watching: List[_Watch] = []
         self._start: Optional[asyncio.Handle] = None
         if AioFuture._immediate < _MAX_IMMEDIATE:
             AioFuture._immediate += 1
@@ -83,7 +123,15 @@ class AioFuture(_Base):
         # The watchers have to go before the coroutine gets a chance to close the descriptor.
         self._stop_waiting()
         try:
-            need = next(self._crt) if error is None else self._crt.throw(error)
+            while True:
+                need = next(self._crt) if error is None else self._crt.throw(error)
+                try:
+                    self._wait(need)
+                    return
+                except Exception as exc:
+                    # It cannot wait for that, and shall know.
+                    self._stop_waiting()
+                    error = exc
         except StopIteration as exc:
             self.set_result(exc.value)
         except asyncio.CancelledError:
@@ -93,77 +141,46 @@ class AioFuture(_Base):
             raise
         except BaseException as exc:
             self.set_exception(exc)
-        else:
-            if isinstance(need, PollNeeded):
-                self._wait(need)
-            else:
-                self._crt.close()
-                self.set_exception(
-                    TypeError(f'coroutine must yield PollNeeded, not {type(need).__name__}')
-                )
 
     def _wait(self, need: PollNeeded) -> None:
+        if not isinstance(need, PollNeeded):
+            raise TypeError(f'coroutine must yield PollNeeded, not {type(need).__name__}')
         AioFuture._immediate = 0
         loop = self._aio_loop
-        waiting = _waiting.get(loop)
-        if waiting is None:
-            waiting = _waiting[loop] = {}
         fd, mask = need
-        if mask & POLLIN:
-            futures = waiting.get((fd, POLLIN))
-            if futures is None:
-                futures = waiting[fd, POLLIN] = []
-                loop.add_reader(fd, _wake, futures)
-            futures.append(self)
-        if mask & POLLOUT:
-            futures = waiting.get((fd, POLLOUT))
-            if futures is None:
-                futures = waiting[fd, POLLOUT] = []
-                loop.add_writer(fd, _wake, futures)
-            futures.append(self)
-        self._need = need
+        for direction in (POLLIN, POLLOUT):
+            if mask & direction:
+                watch = _watches.get((id(loop), fd, direction)) or _Watch(loop, fd, direction)
+                watch.add(self)
+                self._watching.append(watch)
         if self._aio_timeout is not None:
-            self._timer = loop.call_later(self._aio_timeout, self._time_out)
+            self._timer = loop.call_later(self._aio_timeout, self._time_out, need)
 
-    def _time_out(self) -> None:
-        assert self._need is not None
-        self._step(ConnectionTimedOut(timeout_message(self._need, self._aio_timeout)))
+    def _time_out(self, need: PollNeeded) -> None:
+        self._step(ConnectionTimedOut(timeout_message(need, self._aio_timeout)))
 
     def _stop_waiting(self) -> None:
-        need = self._need
-        if need is None:
-            return
-        self._need = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        loop = self._aio_loop
-        waiting = _waiting[loop]
-        fd, mask = need
-        for direction, remove in ((POLLIN, loop.remove_reader), (POLLOUT, loop.remove_writer)):
-            if mask & direction:
-                futures = waiting[fd, direction]
-                futures.remove(self)
-                if not futures:
-                    del waiting[fd, direction]
-                    if not loop.is_closed():
-                        remove(fd)
+        while self._watching:
+            self._watching.pop().remove(self)
 
     def cancel(self, *args: Any, **kwargs: Any) -> bool:
-        """Cancel the future and close the coroutine, now. False if it is done already."""
+        """Cancel the future and close the coroutine, now. False if it is done already.
+
+        An exception that the coroutine raises when it is closed becomes that of the future.
+        """
 
         if self.done():
             return False
         if self._start is not None:
             self._start.cancel()
-        # The watchers have to go before the coroutine gets a chance to close the descriptor.
+        # Before the coroutine gets a chance to close the descriptor.
         self._stop_waiting()
-        self._crt.close()
+        try:
+            self._crt.close()
+        except Exception as exc:
+            self.set_exception(exc)
+            return True
         return super().cancel(*args, **kwargs)
-
-
-def _wake(futures: List[AioFuture[Any]]) -> None:
-    for future in tuple(futures):
-        # An earlier one may have completed or cancelled it.
-        if future in futures:
-            future._step()

@@ -95,7 +95,9 @@ class ResultBuffer:
     """A `bytes` object of *size* bytes that is filled through `view` before anybody sees it.
 
     `bytearray` would have to be copied into `bytes` in the end. A `BytesIO` that is the only
-    owner of its initial value neither copies it nor touches its memory.
+    owner of its initial value neither copies it nor touches its memory. CPython does not cope
+    with a `BytesIO` that is collected before the views of it, so the views, slices included,
+    must be released: this is a context manager that does it for `view`.
     """
 
     __slots__ = ('_file', 'view')
@@ -103,6 +105,12 @@ class ResultBuffer:
     def __init__(self, size: int) -> None:
         self._file = BytesIO(bytes(size))
         self.view = self._file.getbuffer()
+
+    def __enter__(self) -> ResultBuffer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.view.release()
 
     def finish(self, size: int) -> bytes:
         """Return the first *size* bytes. The view cannot be used any more."""

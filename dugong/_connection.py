@@ -18,9 +18,9 @@ from ._poll import eval_coroutine
 from ._request import (
     CallerFields,
     check_address,
-    check_method,
     check_port,
-    check_target,
+    checked_method,
+    checked_target,
     connect_request,
     encode_host,
     host_and_port,
@@ -235,7 +235,7 @@ class HTTPConnection(io.BufferedIOBase):
                 stream.host, stream.port = self._proxy_address
             else:
                 stream.host, stream.port = self._host, self._port
-            yield from stream.co_connect()
+            yield from stream.co_open()
             if self._ssl_context:
                 if self._proxy_address is not None:
                     yield from session.co_tunnel(
@@ -408,10 +408,8 @@ class HTTPConnection(io.BufferedIOBase):
     def _make_request(
         self, method: str, path: str, headers: Optional[Fields], body: Any, expect100: bool
     ) -> Request:
-        if method not in _COMMON_METHODS:
-            check_method(method)
-        check_target(path)
-        start = f'{method} {self._target_prefix}{path}{self._start}'
+        verb = method if type(method) is str and method in _COMMON_METHODS else checked_method(method)
+        start = f'{verb} {self._target_prefix}{checked_target(path)}{self._start}'
         if headers is None and body is None and not expect100:
             request = Request(method, path, NO_BODY)
             request.head = (
@@ -533,9 +531,10 @@ class HTTPConnection(io.BufferedIOBase):
         will be no response.
         """
 
-        if not self._session.answer_coming:
-            self._session.wait_for_sender(self.timeout)
-        return eval_coroutine(self.co_read_response(), self.timeout)
+        session = self._session
+        if not session.answer_coming:
+            session.wait_for_sender(self.timeout)
+        return eval_coroutine(self._co_read_response(session.answer_coming), self.timeout)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """Coroutine twin of `read_response`.
@@ -543,10 +542,13 @@ class HTTPConnection(io.BufferedIOBase):
         With no request outstanding, and none being sent, it raises `StateError` at once.
         """
 
+        return self._co_read_response(False)
+
+    def _co_read_response(self, patient: bool) -> Coroutine[HTTPResponse]:
         session = self._session
         session.assume_close = self.assume_close
         session.strict_eof = self.strict_eof
-        return session.co_read_response()
+        return session.co_read_response(patient)
 
     def read(self, n: Optional[int] = None) -> bytes:  # type: ignore[override]
         """Read up to *n* bytes of the body.

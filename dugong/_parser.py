@@ -49,9 +49,6 @@ _match_head = re.compile(rf'{_STATUS_LINE}({_FIELD_LINES})').fullmatch
 _match_status_line = re.compile(_STATUS_LINE).fullmatch
 _VERSION = b'HTTP/1.'
 
-# The look-behind keeps it linear: a run of blanks is tried from its first one only.
-_replace_fold = re.compile(r'(?<![ \t])[ \t]*\r\n[ \t]+').sub
-
 # RFC 9112, section 7.1: chunk-size [ chunk-ext ]. An extension is a token with an optional
 # token or quoted string as value; quoted strings may contain semicolons.
 _TOKEN = rf'[{TOKEN_CHARACTERS}]+'.encode()
@@ -132,11 +129,18 @@ def parse_fields(text: str) -> str:
     lines = text.split('\r\n')[1:]
     if lines[0][:1] in (' ', '\t'):
         raise InvalidResponse(f'header begins with a continuation line: {excerpt(lines[0])}')
-    unfolded = _replace_fold(' ', text)
-    for line in unfolded.split('\r\n')[1:]:
+    fields: List[List[str]] = []
+    for line in lines:
+        if line[:1] in (' ', '\t'):
+            # RFC 9112, section 5.2: each fold is replaced by a space.
+            fields[-1].append(line.strip(' \t'))
+        else:
+            fields.append([line.rstrip(' \t')])
+    unfolded = [' '.join(parts) for parts in fields]
+    for line in unfolded:
         if not _match_one_field(line):
             raise InvalidResponse(f'invalid header line: {excerpt(line)}')
-    return unfolded
+    return ''.join(f'\r\n{line}' for line in unfolded)
 
 
 def split_fields(fields: str) -> List[Tuple[str, str]]:

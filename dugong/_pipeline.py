@@ -69,10 +69,14 @@ class _Item:
             )
         self.arguments = (*arguments, None, None)[:4]
         body = self.arguments[3]
-        if body is not None and as_bytes(body) is None:
-            raise TypeError(
-                f'body of a pipelined request must be bytes-like, not {type(body).__name__}'
-            )
+        if body is not None and type(body) is not bytes:
+            view = as_bytes(body)
+            if view is None:
+                raise TypeError(
+                    f'body of a pipelined request must be bytes-like, not {type(body).__name__}'
+                )
+            # A copy, as the caller may change it before it has to be sent again.
+            self.arguments = (*self.arguments[:3], bytes(view))
         self.idempotent = self.arguments[0] in IDEMPOTENT
         self.request: Optional[Request] = None
         # Bytes of head and body.
@@ -199,12 +203,18 @@ class _Pipeline:
             self._stepping = False
 
     def _co_next(self) -> Coroutine[Optional[HTTPResponse]]:
-        while self._current is not None or self._flight or self._next_item() is not None:
+        session = self._session
+        while (
+            self._flight
+            or self._next_item() is not None
+            or (session is not None and session.reading_body)
+        ):
             try:
                 session = yield from self._co_session()
-                if self._current is not None:
+                if session.reading_body:
                     yield from self._co_drive(session, session.co_discard())
-                    self._current = None
+                if self._current is not None:
+                    self._completed()
                     continue
                 return (yield from self._co_answer(session))
             except (ConnectionClosed, ConnectionTimedOut) as exc:
@@ -239,9 +249,10 @@ class _Pipeline:
         stream = session.stream
         if stream.forgotten:
             raise ConnectionClosed(stream.cause)
-        if self._flight or (self._current is not None and session.reading_body):
-            session.raise_fault()
+        session.raise_fault()
+        if self._flight or session.reading_body:
             if session.ended is not None and not session.reading_body:
+                self._completed()
                 raise ConnectionClosed(session.ended)
             return session
         if stream.connected and session.usable:
@@ -410,18 +421,26 @@ class _Pipeline:
         ):
             item.alone = True
             raise ConnectionClosed('server does not answer pipelined requests')
-        if self._stream:
-            self._current = item
-        else:
+        if not self._stream:
             response.body = yield from self._co_drive(session, session.co_readall())
         flight.popleft()
         item.request = None
         self._flight_bytes -= item.size
+        self._current = item
+        if not self._stream:
+            self._completed()
+        return response
+
+    def _completed(self) -> None:
+        """Count the present response, if there is one, as a complete answer."""
+
+        if self._current is None:
+            return
+        self._current = None
         self._answered += 1
         self._failures = 0
         if self._answered > self._answered_before_loss and self._window < self._max_pending:
             self._window += 1
-        return response
 
     def _co_drive(self, session: Session, crt: Coroutine[Any]) -> Coroutine[Any]:
         """Drive the reading coroutine *crt*; whenever it has to wait, send ahead."""

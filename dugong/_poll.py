@@ -8,6 +8,7 @@ blocking calls, `AioFuture` the one for asyncio, and any other event loop can ha
 
 from __future__ import annotations
 
+import math
 import select
 from collections import namedtuple
 
@@ -32,8 +33,8 @@ else:
 POLLIN: int = getattr(select, 'POLLIN', 1)
 POLLOUT: int = getattr(select, 'POLLOUT', 4)
 
-# poll() takes a C int of milliseconds.
-_MAX_MILLISECONDS = 2**31 - 1
+# poll() takes a C int of milliseconds. Nobody will notice that infinity ends after 24 days.
+_MAX_SECONDS = (2**31 - 1) // 1000
 
 
 class PollNeeded(_PollNeeded):
@@ -55,7 +56,7 @@ class PollNeeded(_PollNeeded):
             milliseconds = None
         else:
             # Rounded up: a wait must not end before its time and count as timed out.
-            milliseconds = min(max(0, -int(-timeout * 1000 // 1)), _MAX_MILLISECONDS)
+            milliseconds = math.ceil(min(max(0, timeout), _MAX_SECONDS) * 1000)
         # The poll object is kept, as making one costs as much as polling. It is taken away
         # for the time of the wait because it refuses to be used by two threads at once.
         poller = self.__dict__.pop('_poller', None)
@@ -111,6 +112,9 @@ def eval_coroutine(crt: Coroutine[T], timeout: Optional[float] = None) -> T:
     except StopIteration as exc:
         result: T = exc.value
         return result
+    finally:
+        # A signal may have struck outside of the wait; what is given up must be in order.
+        crt.close()
 
 
 eval_coroutine.__module__ = 'dugong'

@@ -37,16 +37,25 @@ _NOT_IN_TRAILERS = frozenset(
 )
 
 
-def check_method(method: str) -> None:
-    """`ValueError` unless *method* is a token (RFC 9110, section 9.1)."""
+def plain(text: str) -> str:
+    """Return *text* as an exact `str`, so that what is sent is what was checked."""
 
+    return text if type(text) is str else str.__str__(text)
+
+
+def checked_method(method: str) -> str:
+    """Return *method*; `ValueError` unless it is a token (RFC 9110, section 9.1)."""
+
+    method = plain(method)
     if not _is_token(method):
         raise ValueError(f'invalid request method: {method[:80]!r}')
+    return method
 
 
-def check_target(path: str) -> None:
-    """`ValueError` if *path* is empty or has characters that no request target can have."""
+def checked_target(path: str) -> str:
+    """Return *path*; `ValueError` if it is empty or no request target can have its characters."""
 
+    path = plain(path)
     if not _is_target(path):
         if not path:
             raise ValueError('path of a request must not be empty')
@@ -54,14 +63,16 @@ def check_target(path: str) -> None:
             'path contains a space, a control character, or one that is not latin1 '
             f'(quote it with urllib.parse.quote): {path[:80]!r}'
         )
+    return path
 
 
 def field_line(name: str, value: Any) -> str:
     """Return a field line with its CRLF; `ValueError` for what a field cannot hold."""
 
+    name = plain(name)
     if not _is_token(name):
         raise ValueError(f'invalid header name: {name[:80]!r}')
-    text = value if type(value) is str else str(value)
+    text = plain(value if type(value) is str else str(value))
     if not _is_value(text):
         raise ValueError(
             f'value of header {name!r} contains a control character, or one that is not latin1'
@@ -86,9 +97,9 @@ class CallerFields:
         lines: Dict[str, str] = {}
         names: Dict[str, str] = {}
         for name, value in headers.items() if isinstance(headers, Mapping) else headers:
-            text = value if type(value) is str else str(value)
+            text = plain(value if type(value) is str else str(value))
             line = field_line(name, text)
-            lowered = name.lower()
+            lowered = plain(name).lower()
             if lowered in _OWN_FIELDS or (expect_continue and lowered == 'expect'):
                 continue
             # Spellings of one name: the last one counts.

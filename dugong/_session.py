@@ -49,7 +49,7 @@ from ._request import trailer_section
 from ._response import HTTPResponse
 from ._settings import package
 from ._source import StreamSource, as_bytes, is_stream
-from ._stream import BURST, Stream
+from ._stream import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ _WAIT_FOR_KNOWN_SENDER = 60.0
 
 # How often it looks whether that thread is still alive.
 _LIVENESS_INTERVAL = 0.1
+
+_NOT_SENT_IN_FULL = 'the request body was not sent in full'
 
 # What a body is read into at a time if its length is not known.
 _READ_SIZE = 1 << 18
@@ -214,7 +216,8 @@ class Session:
     def response_pending(self) -> bool:
         """Whether `co_read_response` or the rest of a body is worth a call."""
 
-        if self.fault is not None or self.stream.forgotten:
+        stream = self.stream
+        if stream.forgotten or (self.fault is not None and stream.closed):
             return False
         return bool(self.pending) or self.reading_body
 
@@ -242,6 +245,7 @@ class Session:
         *timeout* (seconds) limits this. Blocks the thread, as no coroutine may wait here.
         """
 
+        stream = self.stream
         me = threading.current_thread()
         if threading.active_count() <= 1 or (self.writing_body and self.sender is me):
             return
@@ -260,6 +264,8 @@ class Session:
                 if left <= 0:
                     return
                 self._sender_sought.wait(min(left, _LIVENESS_INTERVAL))
+        if stream.forgotten:
+            raise ConnectionClosed(stream.cause)
 
     def announce(self) -> None:
         """Wake up a thread in `wait_for_sender`."""
@@ -282,7 +288,8 @@ class Session:
         """Let every call from now on raise *fault*, unless there is an earlier one."""
 
         if self.fault is None:
-            self.fault = fault
+            # Not the exception itself, whose traceback would keep buffers of the caller alive.
+            self.fault = type(fault)(fault.msg)
         if self.upload is not None:
             self.upload.finish()
         if abort:
@@ -299,8 +306,11 @@ class Session:
 
     def leave_role(self, role: Any) -> None:
         role.release()
-        if self.stream.closed:
-            self.stream.close_if_idle()
+        stream = self.stream
+        if role is stream.reading:
+            stream.announce_role()
+        if stream.closed:
+            stream.close_if_idle()
 
     # Sending
 
@@ -337,30 +347,40 @@ class Session:
                 self.upload = None
                 self.pending.append(request)
                 return
-            if request.source is not None:
+            connected = stream.connected
+            if connected and request.source is not None:
                 request.prepare_source()
-            self._sent = 0
             # It is outstanding from now on, so that a reader can wait for the answer.
             self.pending.append(request)
             if self._sender_sought is not None:
                 self.announce()
-            try:
-                if not stream.connected:
+            if not connected:
+                try:
                     yield from connect(self)
+                    if request.source is not None:
+                        # Not before, as a failing connect must not take anything from it.
+                        request.prepare_source()
+                except BaseException:
+                    self._withdraw(request)
+                    raise
+            self._sent = 0
+            self.upload = None
+            try:
                 yield from self._co_send_start(request)
+                if request.close:
+                    self.closing = 'the request asked the server to close the connection'
+                if request.source is not None:
+                    yield from self._co_send_rest(request, request.source)
             except BaseException as exc:
                 self._sending_failed(request, exc)
                 raise
-            if request.close:
-                self.closing = 'the request asked the server to close the connection'
-            self.upload = None
-            if request.source is not None:
-                yield from self._co_send_rest(request, request.source)
-            elif request.content is not None:
+            if request.content is not None:
                 request.body.finish()
-            elif request.body is not NO_BODY:
+            elif request.source is None and request.body is not NO_BODY:
                 self.upload = request.body
         finally:
+            # The caller may want to do something with its memory again.
+            request.content = request.source = None
             self.leave_role(stream.sending)
 
     def _check_sending(self) -> None:
@@ -373,22 +393,29 @@ class Session:
                 raise StateError('the answer to Expect: 100-continue was not read yet')
             raise StateError('the body of the previous request is not complete')
 
+    def _withdraw(self, request: Request) -> None:
+        """Note that *request*, of which nothing was sent, is not outstanding any more."""
+
+        with suppress(ValueError):
+            self.pending.remove(request)
+        if self.stream.connected and self.stream.reading.locked():
+            self.fail(ConnectionClosed('the request that a reader waits for could not be sent'))
+
     def _sending_failed(self, request: Request, exc: BaseException) -> None:
         """Put things in order after *exc* ended a send operation for *request*."""
 
-        head_sent = self._sent >= len(request.head) and self.stream.connected
-        if not head_sent:
+        if self._sent < len(request.head):
             with suppress(ValueError):
                 self.pending.remove(request)
-        if not self.stream.connected:
-            # Connecting failed; that leaves nothing behind.
-            return
+        self._body_failed(request.body, exc, 'sending a request')
+
+    def _body_failed(self, body: RequestBody, exc: BaseException, what: str) -> None:
         if isinstance(exc, ConnectionClosed):
             # Answers that the server sent before it closed can still be read.
-            self.send_fault = exc
-            request.body.finish()
+            self.send_fault = ConnectionClosed(exc.msg)
+            body.finish()
         else:
-            self._interrupted('sending a request', exc)
+            self._interrupted(what, exc)
 
     def _co_send_start(self, request: Request) -> Coroutine[None]:
         """Send the head, and the content that is at hand."""
@@ -404,106 +431,100 @@ class Session:
                 self._sent = size
         elif len(content) < _JOIN:
             # One segment, and one TLS record, for a small message.
-            yield from self._co_send([head + content], request)
+            yield from self._co_send([head + content], request.body)
         else:
-            yield from self._co_send([head, content], request)
+            yield from self._co_send([head, content], request.body)
 
     def _co_send_rest(self, request: Request, source: Source) -> Coroutine[None]:
         """Send the body of *request* from *source*, to its end."""
 
         body = request.body
-        try:
-            yield from self._co_send_source(body, source, request)
-            if self.send_fault is not None:
-                # A reader has seen that the server refuses the rest.
-                raise ConnectionClosed(self.send_fault.msg)
-            if body.chunked:
-                yield from self._co_send([b'0\r\n\r\n'], request)
-                body.finish()
-            elif body.remaining:
-                raise StateError(
-                    f'the request body ended after {body.length - body.remaining} bytes, '  # type: ignore[operator]
-                    f'but {body.length} bytes were announced'
-                )
-        except BaseException as exc:
-            self._sending_failed(request, exc)
-            raise
+        yield from self._co_send_source(body, source)
+        if self.send_fault is not None:
+            # A reader has seen that the server refuses the rest.
+            raise ConnectionClosed(self.send_fault.msg)
+        if body.chunked:
+            yield from self._co_send([b'0\r\n\r\n'], body)
+            body.finish()
+        elif body.remaining:
+            assert body.length is not None
+            raise StateError(
+                f'the request body ended after {body.length - body.remaining} bytes, but '
+                f'{body.length} bytes were announced'
+            )
 
-    def _co_send_source(
-        self, body: RequestBody, source: Source, request: Optional[Request]
-    ) -> Coroutine[None]:
+    def _co_send_source(self, body: RequestBody, source: Source) -> Coroutine[None]:
         """Send what *source* has, up to the announced length of *body*."""
 
         if body.chunked:
-            piece = source.read()
+            piece = self._read_source(source, None)
             while piece:
-                yield from self._co_send(_chunk(piece), request)
-                piece = source.read()
+                yield from self._co_send(_chunk(piece), body)
+                piece = self._read_source(source, None)
             return
         if self.stream.can_send_files and isinstance(source, StreamSource):
-            yield from self._co_send_file(body, source, request)
+            yield from self._co_send_file(body, source)
         while body.remaining:
-            piece = source.read(body.remaining)
+            piece = self._read_source(source, body.remaining)
             if not piece:
                 return
-            yield from self._co_send([piece], request)
+            yield from self._co_send([piece], body)
             body.written(len(piece))
 
-    def _co_send_file(
-        self, body: RequestBody, source: StreamSource, request: Optional[Request]
-    ) -> Coroutine[None]:
+    def _read_source(self, source: Source, limit: Optional[int]) -> memoryview:
+        try:
+            return source.read(limit)
+        except BaseException as exc:
+            # Whatever it is, it is not the server that has closed.
+            self._interrupted('reading the request body', exc)
+            raise
+
+    def _co_send_file(self, body: RequestBody, source: StreamSource) -> Coroutine[None]:
         """Let the kernel send *source* as far as it can."""
 
         stream = self.stream
         file = source.kernel_file()
         if file is None:
             return
-        descriptor, begin = file
+        _, begin = file
         offset = begin
-        burst = 0
         try:
             while body.remaining:
+                if stream.must_give_way:
+                    yield from stream.co_give_way()
                 try:
-                    size = stream.try_send_file(descriptor, offset, body.remaining)
+                    # Not the descriptor from before the wait: the file may have been closed.
+                    size = stream.try_send_file(source.descriptor(), offset, body.remaining)
                 except NotImplementedError:
                     return
                 if size is None:
-                    burst = 0
-                    yield from self._co_wait_to_send(request)
+                    yield from self._co_wait_to_send(body)
                 elif size == 0:
                     return
                 else:
                     offset += size
-                    burst += size
                     body.written(size)
-                    if burst >= BURST and body.remaining:
-                        burst = 0
-                        yield from stream.co_give_way()
         finally:
             source.skip(offset - begin)
 
     def _co_send(
-        self, pieces: List[Data], request: Optional[Request] = None
+        self, pieces: List[Data], body: Optional[RequestBody] = None
     ) -> Coroutine[None]:
-        """Send all *pieces*; they may belong to the body of *request*."""
+        """Send all *pieces*; with *body*, they are part of a message that has it."""
 
         stream = self.stream
         vectored = len(pieces) > 1 and stream.vectored
         if not vectored and len(pieces) > 1:
             pieces = _joined(pieces)
-        burst = 0
         while pieces:
+            if stream.must_give_way:
+                yield from stream.co_give_way()
             size = stream.try_send_all(pieces) if vectored else stream.try_send(pieces[0])
             if size is None:
-                burst = 0
-                yield from self._co_wait_to_send(request)
-                continue
-            self._sent += size
-            pieces = _without(pieces, size)
-            burst += size
-            if burst >= BURST and pieces:
-                burst = 0
-                yield from stream.co_give_way()
+                yield from self._co_wait_to_send(body)
+            else:
+                self._sent += size
+                pieces = _without(pieces, size)
 
     def send_now(self, pieces: List[Data]) -> List[Data]:
         """Send as much of *pieces* as is possible without waiting, and return the rest."""
@@ -521,32 +542,44 @@ class Session:
             pieces = _without(pieces, size)
         return pieces
 
-    def _co_wait_to_send(self, request: Optional[Request]) -> Coroutine[None]:
-        """Wait until sending can go on, or the answer to *request* shows that it need not.
+    def _co_wait_to_send(self, body: Optional[RequestBody]) -> Coroutine[None]:
+        """Wait until sending can go on, or the answer to this request shows that it need not.
 
         A server may refuse an upload and stop reading it (RFC 9112, section 9.3): who waits only
-        for the server to read on would wait for ever.
+        for the server to read on would wait for ever. As long as somebody else reads, or answers
+        to earlier requests are not read, the answer cannot be looked for, so that is waited for,
+        too.
         """
 
         stream = self.stream
-        if (
-            request is None
-            or self._early_head is not None
-            or not self.pending
-            or self.pending[0] is not request
-            or self.reading_body
-            or stream.reading.locked()
-        ):
+        if body is None or body is NO_BODY or self._early_head is not None:
             yield from stream.co_wait_send()
-            return
-        yield from stream.co_wait_send_or_receive()
-        if not stream.reading.acquire(False):
-            # A reader has come, it will see the answer.
-            return
-        try:
-            self._look_for_refusal(request)
-        finally:
-            stream.reading.release()
+        elif self._may_look_for_refusal(body):
+            yield from stream.co_wait_send_or_receive()
+            if self._may_look_for_refusal(body):
+                self._peek(self._look_for_refusal, self.pending[0])
+        else:
+            yield from stream.co_wait_send_or_role(lambda: not self._may_look_for_refusal(body))
+
+    def _may_look_for_refusal(self, body: RequestBody) -> bool:
+        """Whether what is received next is the answer to the request with *body*."""
+
+        pending = self.pending
+        return (
+            bool(pending)
+            and pending[0].body is body
+            and not self.reading_body
+            and not self.stream.reading.locked()
+        )
+
+    def _peek(self, look: Callable[..., None], *args: Any) -> None:
+        """Call *look*, which receives without waiting, unless somebody else reads."""
+
+        stream = self.stream
+        # A reader that comes in this moment waits for the end of it, see `_enter_reading`.
+        with stream.peeking:
+            if not stream.reading.locked():
+                look(*args)
 
     def _look_for_refusal(self, request: Request) -> None:
         """Receive what is there; `ConnectionClosed` if it is an answer that ends the upload."""
@@ -567,12 +600,11 @@ class Session:
                 head = self._buffered_head()
         except _GeneralError as exc:
             self._reading_failed('reading a response', exc, True)
-            raise ConnectionClosed(f'server answered before it had the whole request: {exc}') from exc
+            raise ConnectionClosed(f'server answered too early, and wrong: {exc}') from exc
         self._early_head = head
         if head is not None and _refuses(head):
-            raise ConnectionClosed(
-                f'server answered {head.status} {head.reason} before it had the whole request body'
-            )
+            self.closing = _NOT_SENT_IN_FULL
+            raise ConnectionClosed(_refusal(head))
 
     def check_idle(self) -> None:
         """Look whether the server has closed, or sent something, while nothing was outstanding.
@@ -581,35 +613,36 @@ class Session:
         servers announce with a response of status 408 that they close (RFC 9110, 15.5.9).
         """
 
-        stream, buf = self.stream, self.buf
-        if not stream.reading.acquire(False):
-            return
         try:
-            if buf.b == buf.e:
-                if not stream.may_receive():
-                    return
-                size = stream.try_receive(buf.space())
-                if size is None:
-                    return
-                if not size:
-                    raise ConnectionClosed('server closed the idle connection')
-                buf.e += size
-            found = buf.d[buf.b : buf.e]
-            with suppress(_GeneralError):
-                head = self._buffered_head()
-                if head is not None and head.status == 408 and closes_connection(head):
-                    self._early_head = head
-                    self.closing = 'server closed the idle connection with status 408'
-                    return
-            raise ConnectionClosed(
-                f'server sent {len(found)} bytes beyond the end of the last response: '
-                f'{excerpt(found)}'
-            )
+            self._peek(self._look_for_excess)
         except ConnectionClosed as exc:
             self.ended = exc.msg
-            stream.abort(exc.msg)
-        finally:
-            stream.reading.release()
+            self.stream.abort(exc.msg)
+
+    def _look_for_excess(self) -> None:
+        """Receive what is there; `ConnectionClosed` if that is the end, or cannot be right."""
+
+        buf = self.buf
+        if buf.b == buf.e:
+            if not self.stream.may_receive():
+                return
+            size = self.stream.try_receive(buf.space())
+            if size is None:
+                return
+            if not size:
+                raise ConnectionClosed('server closed the idle connection')
+            buf.e += size
+        found = buf.d[buf.b : buf.e]
+        with suppress(_GeneralError):
+            head = self._buffered_head()
+            if head is not None and head.status == 408 and closes_connection(head):
+                self._early_head = head
+                self.closing = 'server closed the idle connection with status 408'
+                return
+        raise ConnectionClosed(
+            f'server sent {len(found)} bytes beyond the end of the last response: '
+            f'{excerpt(found)}'
+        )
 
     def co_write(self, data: Any) -> Coroutine[None]:
         """Send body data: a bytes-like object, or what a binary stream has."""
@@ -630,19 +663,18 @@ class Session:
                 raise TypeError(
                     'data must be bytes-like or a binary stream, not ' + type(data).__name__
                 )
-            request = self._uploading_request(body)
             if self._sender_sought is not None:
                 self.announce()
             try:
                 if view is None:
-                    yield from self._co_send_source(body, source, request)
+                    yield from self._co_send_source(body, source)
                 elif body.chunked:
-                    yield from self._co_send(_chunk(view), request)
+                    yield from self._co_send(_chunk(view), body)
                 else:
-                    yield from self._co_send([view], request)
+                    yield from self._co_send([view], body)
                     body.written(len(view))
             except BaseException as exc:
-                self._writing_failed(body, exc)
+                self._body_failed(body, exc, 'writing a request body')
                 raise
         finally:
             self.leave_role(self.stream.sending)
@@ -665,9 +697,9 @@ class Session:
                 body.awaits_eof = False
                 return
             try:
-                yield from self._co_send([b'0\r\n' + section], self._uploading_request(body))
+                yield from self._co_send([b'0\r\n' + section], body)
             except BaseException as exc:
-                self._writing_failed(body, exc)
+                self._body_failed(body, exc, 'writing a request body')
                 raise
             body.finish()
         finally:
@@ -692,28 +724,25 @@ class Session:
         self.upload.check_writable()
         return self.upload
 
-    def _uploading_request(self, body: RequestBody) -> Optional[Request]:
-        """Return the request that *body* belongs to if its answer is the next one."""
-
-        pending = self.pending
-        return pending[0] if pending and pending[0].body is body else None
-
-    def _writing_failed(self, body: RequestBody, exc: BaseException) -> None:
-        if isinstance(exc, ConnectionClosed):
-            # It counts as sent, as the server may have answered before it closed.
-            self.send_fault = exc
-            body.finish()
-        else:
-            self._interrupted('writing a request body', exc)
-
     # Receiving
 
     def _enter_reading(self) -> None:
         if not self.stream.reading.acquire(False):
             raise StateError('another thread or coroutine is reading from this connection')
+        peeking = self.stream.peeking
+        if peeking.locked():
+            # A sender receives what is there, without waiting. The limit is there for a signal
+            # handler in the middle of that, which would wait for itself.
+            if not peeking.acquire(True, 1):
+                self.stream.reading.release()
+                raise StateError('the connection is in use')
+            peeking.release()
 
-    def co_read_response(self) -> Coroutine[HTTPResponse]:
-        """Read the next response head that is for the caller."""
+    def co_read_response(self, patient: bool = False) -> Coroutine[HTTPResponse]:
+        """Read the next response head that is for the caller.
+
+        *patient* readers wait even if the request body is left incomplete at the moment.
+        """
 
         stream, pending = self.stream, self.pending
         self._enter_reading()
@@ -724,13 +753,13 @@ class Session:
             if not pending:
                 raise StateError('no response is outstanding')
             request = pending[0]
-            if request.body.state is WRITING and not stream.sending.locked():
-                raise StateError('the request body was not written to its end')
             head = self._early_head
             if head is None and not request.sent:
                 raise ConnectionClosed(self.ended or self.closing)
             if head is None and self.ended is not None:
                 raise ConnectionClosed(self.ended)
+            if request.body.state is WRITING and not (patient or stream.sending.locked()):
+                raise StateError('the request body was not written to its end')
             try:
                 if not stream.connected and head is None:
                     yield from stream.co_wait_connected()
@@ -830,6 +859,9 @@ class Session:
             self.fail(body.error, abort=False)
         elif body.close_after:
             self.ended = 'server closed the connection after the previous response'
+            if self.upload is not None:
+                # It belongs to this request or a later one, which will not be answered.
+                self.upload.finish()
         elif self.closing is not None and not (self.pending and self.pending[0].sent):
             self.ended = self.closing
         if body.state is DONE:
@@ -852,10 +884,8 @@ class Session:
             body.finish()
         elif _refuses(head):
             body.finish()
-            self.closing = 'the request body was not sent in full'
-            self.send_fault = ConnectionClosed(
-                f'server answered {head.status} {head.reason} before it had the whole request body'
-            )
+            self.closing = _NOT_SENT_IN_FULL
+            self.send_fault = ConnectionClosed(_refusal(head))
             if self.stream.sending.locked():
                 self.stream.stop_sending()
 
@@ -936,16 +966,17 @@ class Session:
 
         stream, buf = self.stream, self.buf
         size = body.remaining
-        result = ResultBuffer(size)
-        view = result.view
-        begin = body.take_into(buf, view)
-        while begin < size:
-            received = yield from stream.co_receive(view[begin:])
-            if not received:
-                body.eof()
-            body.taken(received)
-            begin += received
-        return result.finish(size)
+        with ResultBuffer(size) as result:
+            view = result.view
+            begin = body.take_into(buf, view)
+            while begin < size:
+                with view[begin:] as rest:
+                    received = yield from stream.co_receive(rest)
+                if not received:
+                    body.eof()
+                body.taken(received)
+                begin += received
+            return result.finish(size)
 
     def _co_read_unknown(self, body: ResponseBody) -> Coroutine[bytes]:
         """Receive a body piece by piece."""
@@ -1036,9 +1067,9 @@ class Session:
             size = min(size, body.remaining, _READ_SIZE)
         else:
             size = min(size, _READ_SIZE)
-        result = ResultBuffer(size)
-        received = yield from self._co_read_into(body, result.view)
-        return result.finish(received)
+        with ResultBuffer(size) as result:
+            received = yield from self._co_read_into(body, result.view)
+            return result.finish(received)
 
     def co_readinto(self, target: memoryview) -> Coroutine[int]:
         """Fill *target* with what there is."""
@@ -1068,7 +1099,8 @@ class Session:
             if size or body.state is DONE:
                 return size
             if body.state is DATA and body.remaining >= _DIRECT <= len(target):
-                size = yield from self.stream.co_receive(target[: body.remaining])
+                with target[: body.remaining] as part:
+                    size = yield from self.stream.co_receive(part)
                 if not size:
                     body.eof()
                 body.taken(size)
@@ -1201,6 +1233,10 @@ def _without(pieces: List[Data], size: int) -> List[Data]:
             return [memoryview(piece)[size:], *pieces[index + 1 :]]
         size -= len(piece)
     return []
+
+
+def _refusal(head: ResponseHead) -> str:
+    return f'server answered {head.status} {head.reason} before it had the whole request body'
 
 
 def _refuses(head: ResponseHead) -> bool:

@@ -7,9 +7,10 @@ sent, so that an unusable source is found while nothing has happened yet.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Mapping
-
-from ._exceptions import StateError
+from contextlib import suppress
+from stat import S_ISREG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,11 +87,11 @@ class StreamSource:
     def read(self, limit: Optional[int] = None) -> memoryview:
         """Return the next piece, at most *limit* bytes; empty at the end."""
 
-        size = PIECE if limit is None else min(PIECE, limit)
-        first, self._first = self._first, None
-        if first is None:
-            first = self._read(size)
-        return first[:size]
+        piece, self._first = self._first, None
+        if piece is None:
+            piece = self._read(PIECE if limit is None else min(PIECE, limit))
+        # A stream may give more than it was asked for.
+        return piece if limit is None else piece[:limit]
 
     def _read(self, size: int) -> memoryview:
         data = self._stream.read(size)
@@ -106,21 +107,24 @@ class StreamSource:
         raw = stream.raw if type(stream) in (io.BufferedReader, io.BufferedRandom) else stream
         if type(raw) is not io.FileIO or not stream.readable() or self._first is not None:
             return None
+        if not S_ISREG(os.fstat(raw.fileno()).st_mode):
+            return None
         if stream is not raw:
             stream.flush()
         return raw.fileno(), stream.tell()
 
+    def descriptor(self) -> int:
+        """Return the descriptor; `ValueError` if the stream has been closed meanwhile."""
+
+        fileno: int = self._stream.fileno()
+        return fileno
+
     def skip(self, size: int) -> None:
         """Note that the kernel has sent *size* bytes."""
 
-        self._stream.seek(size, io.SEEK_CUR)
-
-    def ended_early(self, sent: int) -> StateError:
-        """Return the error for a stream that gave less than was announced."""
-
-        return StateError(
-            f'request body ended after {sent} bytes, but {self.length} bytes were announced'
-        )
+        # If it has been closed meanwhile, that is reported by who uses it next.
+        with suppress(ValueError):
+            self._stream.seek(size, io.SEEK_CUR)
 
 
 class IterableSource:

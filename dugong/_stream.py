@@ -26,6 +26,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import select
 import socket
 import ssl
 import threading
@@ -40,7 +41,7 @@ from ._settings import package
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
     from ._poll import Coroutine
     from ._resolve import AddressInfo
@@ -61,8 +62,10 @@ _TLS_EOF_REASONS = frozenset(
     ('UNEXPECTED_EOF_WHILE_READING', 'UNEXPECTED_EOF', 'PROTOCOL_IS_SHUTDOWN')
 )
 
-#: Bytes after which an operation that never had to wait gives way to others once.
+#: Bytes after which a coroutine that never had to wait gives way to others once, and what each
+#: system call counts in addition.
 BURST = 1 << 20
+_COST = 1 << 10
 
 # A TLS record holds at most this many bytes; a full one tends to be followed by another.
 _TLS_RECORD = 1 << 14
@@ -79,7 +82,7 @@ class Signal:
     __slots__ = ('_lock', '_receiver', '_sender', 'need')
 
     def __init__(self) -> None:
-        self._lock = allocate_lock()
+        self._lock = threading.RLock()
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
         self.need = PollNeeded(self._receiver.fileno(), POLLIN)
@@ -117,6 +120,8 @@ class Stream:
         '_need_receive',
         '_need_send',
         '_readable',
+        '_role_waiter',
+        '_sent_burst',
         '_tls_lock',
         '_trace',
         '_waiters',
@@ -127,6 +132,7 @@ class Stream:
         'ended_without_notice',
         'forgotten',
         'host',
+        'peeking',
         'port',
         'reading',
         'sending',
@@ -148,13 +154,18 @@ class Stream:
         self.waiting_to_receive = False
         self.reading = allocate_lock()
         self.sending = allocate_lock()
-        self._close_lock = allocate_lock()
+        # Held for a moment by a sender that receives what is there while nobody reads.
+        self.peeking = allocate_lock()
+        # Reentrant, as a finalizer or a signal handler may strike while it is held.
+        self._close_lock = threading.RLock()
         self._tls_lock: Any = None
         self.cause = 'the connection was closed by disconnect() or reset()'
         # Nothing more can have arrived after what was received last.
         self._drained = True
-        # Bytes received since the last wait.
+        # Bytes received, and sent, since the last wait for that.
         self._burst = 0
+        self._sent_burst = 0
+        self._role_waiter: Optional[Signal] = None
         # What `try_receive` and `try_send` have to wait for, when they return None.
         self._need_receive: Any = None
         self._need_send: Any = None
@@ -166,6 +177,19 @@ class Stream:
 
     # Connecting
 
+    def co_open(self) -> Coroutine[None]:
+        """Connect for a session: `co_connect`, or what has been put in its place."""
+
+        _streams.add(self)
+        self._check_open()
+        factory = package.create_socket
+        if factory is create_socket:
+            yield from self.co_connect()
+        else:
+            self._set_socket(factory((self.host, self.port)))
+            self.sock.setblocking(False)
+        self._open_trace()
+
     def co_connect(self) -> Coroutine[None]:
         """Resolve the host name and connect to the first address that answers.
 
@@ -173,15 +197,6 @@ class Stream:
         last failure that lists all of them. Leaves nothing behind then.
         """
 
-        _streams.add(self)
-        self._check_open()
-        factory = package.create_socket
-        if factory is not create_socket:
-            # Somebody has put another function in its place, on the package.
-            self._set_socket(factory((self.host, self.port)))
-            self.sock.setblocking(False)
-            self._open_trace()
-            return
         addresses = yield from self._co_resolve()
         failures: List[Tuple[Any, Exception]] = []
         for info in addresses:
@@ -194,7 +209,6 @@ class Stream:
         else:
             raise self._all_failed(failures) from failures[-1][1]
         self._set_socket(self.sock)
-        self._open_trace()
 
     def _co_resolve(self) -> Coroutine[List[AddressInfo]]:
         host, port, test_hosts = self.host, self.port, package.DNS_TEST_HOSTNAMES
@@ -283,13 +297,19 @@ class Stream:
             self._set_socket(context.wrap_socket(self.sock, server_hostname=hostname))
             self.tls = True
             return
-        # End of file without close_notify is told apart here, not suppressed.
-        sock = context.wrap_socket(
-            self.sock,
-            server_hostname=hostname,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,
-        )
+        when = 'during the TLS handshake'
+        try:
+            # `wrap_socket` makes another kind of object of a socket that is not connected.
+            self.sock.getpeername()
+            # End of file without close_notify is told apart here, not suppressed.
+            sock = context.wrap_socket(
+                self.sock,
+                server_hostname=hostname,
+                do_handshake_on_connect=False,
+                suppress_ragged_eofs=False,
+            )
+        except OSError as exc:
+            raise self._translated(exc, when) from exc
         self._set_socket(sock)
         self.tls = True
         self._tls_lock = allocate_lock()
@@ -303,7 +323,7 @@ class Stream:
             except ssl.SSLWantWriteError:
                 need = self._writable
             except (OSError, ValueError) as exc:
-                raise self._translated(exc, 'during the TLS handshake') from exc
+                raise self._translated(exc, when) from exc
             yield need
 
     def set_connected(self) -> None:
@@ -383,14 +403,14 @@ class Stream:
                 raise self._closed_error() from exc
             if isinstance(exc, ssl.SSLZeroReturnError):
                 return 0
-            if _is_tls_eof(exc):
+            if isinstance(exc, ssl.SSLError) and _is_ragged_eof(exc):
                 self.ended_without_notice = True
                 return 0
             raise self._translated(exc, 'while receiving') from exc
         if size:
             if self._trace is not None:
                 self._trace.write(view[:size])
-            self._burst += size
+            self._burst += size + _COST
             if self._burst > BURST:
                 self._drained = True
         elif self.closed:
@@ -454,6 +474,7 @@ class Stream:
             raise self._translated(exc, 'while sending') from exc
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
+        self._sent_burst += size + _COST
         return size
 
     @property
@@ -478,6 +499,7 @@ class Stream:
             raise self._translated(exc, 'while sending') from exc
         if self._trace is not None:
             self._trace.write(b''.join(pieces)[:size])
+        self._sent_burst += size + _COST
         return size
 
     @property
@@ -498,7 +520,7 @@ class Stream:
         if self.closed:
             raise self._closed_error()
         try:
-            return os.sendfile(self.sock.fileno(), descriptor, offset, min(size, BURST))
+            sent = os.sendfile(self.sock.fileno(), descriptor, offset, min(size, BURST))
         except BlockingIOError:
             self._need_send = self._writable
             return None
@@ -514,6 +536,8 @@ class Stream:
             ):
                 raise NotImplementedError from exc
             raise self._translated(exc, 'while sending') from exc
+        self._sent_burst += sent + _COST
+        return sent
 
     def co_wait(self, need: PollNeeded) -> Coroutine[None]:
         """Wait for *need*, which a coroutine has yielded that is driven here by hand."""
@@ -523,16 +547,55 @@ class Stream:
     def co_wait_send(self) -> Coroutine[None]:
         """Wait for what the last `try_send…` needs."""
 
+        self._sent_burst = 0
         yield self._need_send
+
+    def co_wait_send_or_role(self, still_barred: Callable[[], bool]) -> Coroutine[None]:
+        """Like `co_wait_send`, but also wait for the reading role to become free.
+
+        *still_barred* tells, after the preparations, whether that has not happened yet.
+        """
+
+        self._sent_burst = 0
+        if not hasattr(select, 'epoll'):
+            yield self._need_send
+            return
+        signal = Signal()
+        try:
+            with select.epoll() as poller:
+                # Two descriptors in one.
+                poller.register(signal.need.fd, POLLIN)
+                poller.register(*self._need_send)
+                self._role_waiter = signal
+                if still_barred():
+                    yield PollNeeded(poller.fileno(), POLLIN)
+        finally:
+            self._role_waiter = None
+            signal.close()
+
+    def announce_role(self) -> None:
+        """Wake up a sender that waits for the reading role to become free."""
+
+        signal = self._role_waiter
+        if signal is not None:
+            signal.set()
 
     def co_wait_send_or_receive(self) -> Coroutine[None]:
         """Wait until there is something to receive, or the last `try_send…` can go on."""
 
+        self._sent_burst = 0
         yield self._both_ready
 
-    def co_give_way(self) -> Coroutine[None]:
-        """Let others have a turn; to be called after `BURST` bytes were sent without a wait."""
+    @property
+    def must_give_way(self) -> bool:
+        """Whether so much was sent without a wait that others should have a turn."""
 
+        return self._sent_burst >= BURST
+
+    def co_give_way(self) -> Coroutine[None]:
+        """Let others have a turn."""
+
+        self._sent_burst = 0
         yield self._writable
 
     def stop_sending(self) -> None:
@@ -589,7 +652,7 @@ class Stream:
         self._wake_waiters()
 
     def close_if_idle(self) -> None:
-        """Close what `abort` left open; for a role that has just released its lock."""
+        """Close what `abort` left open; to be called after a role was released."""
 
         with self._close_lock:
             if not (self.reading.locked() or self.sending.locked()):
@@ -623,9 +686,9 @@ class Stream:
         sock, self.sock = self.sock, None
         self.closed = self.forgotten = True
         self.cause = 'the connection belongs to the parent process'
-        self._close_lock = allocate_lock()
+        self._close_lock = threading.RLock()
         self._tls_lock = None
-        for lock in ('reading', 'sending'):
+        for lock in ('reading', 'sending', 'peeking'):
             # Threads that held them do not exist in this process.
             setattr(self, lock, allocate_lock())
         if sock is not None:
@@ -653,6 +716,15 @@ def _shut_down(sock: Any, how: int) -> None:
         socket.socket.shutdown(sock, how)
     else:
         sock.shutdown(how)
+
+
+def _is_ragged_eof(exc: ssl.SSLError) -> bool:
+    """Tell whether *exc* means the end of the TCP connection without close_notify."""
+
+    if ssl.OPENSSL_VERSION_INFO < (3,):
+        return isinstance(exc, ssl.SSLEOFError)
+    # CPython 3.10 to 3.12 have the same class, but no reason, for a reset of the connection.
+    return exc.reason in _TLS_EOF_REASONS
 
 
 def _is_tls_eof(exc: Exception) -> bool:
