@@ -102,9 +102,12 @@ def _check_and_calibrate(
         if load.size > KIB:
             # The content of large bodies is compared here and after the timed parts; the
             # timed parts look at their lengths.
-            body = operate(1, make_task(load, payload_file, check=True))
+            wall, _, body = _timed(operate, 1, make_task(load, payload_file, check=True))
             require(body is None or body == task.body, 'body')
             del body
+            if wall > seconds:
+                # Then there is nothing to find out with one more.
+                return SLICES_MIN, load.minimum
         count = load.minimum
         while True:
             wall = _timed(operate, count, task)[0]

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -390,6 +391,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     if options.seconds is not None:
         plan = plan._replace(seconds=options.seconds)
     loads = [WORKLOADS[name] for name in options.only]
+    # Servers and clients are stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
     environment = Environment(options.venv)
     places = environment.add_clients(options.clients)
