@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 from urllib.parse import quote, urlsplit
 
 # Use the package of the source tree this file belongs to, installed or not.
@@ -208,8 +208,8 @@ def report(text: str, start: float, note: str = '') -> float:
     return seconds
 
 
-def compare(conn: HTTPConnection, paths: List[str], expected: List[bytes]) -> None:
-    """Fetch the documents *paths* in four ways; they are *expected* to be these."""
+def compare(conn: HTTPConnection, paths: List[str], expected: Optional[List[bytes]]) -> None:
+    """Fetch the documents *paths* in four ways, and make sure that they are *expected*."""
     baseline = 0.0
     for title, fetch in (
         ('one by one', one_by_one),
@@ -217,12 +217,19 @@ def compare(conn: HTTPConnection, paths: List[str], expected: List[bytes]) -> No
         ('pipelined: one coroutine sends, one reads', with_two_coroutines),
         ('conn.pipeline()', with_pipeline),
     ):
+        conn.reset()
         start = time.perf_counter()
-        bodies = fetch(conn, paths)
+        try:
+            bodies = fetch(conn, paths)
+        except ConnectionClosed as exc:
+            # The first three are for servers that keep a connection open as long as it takes.
+            report(title, start, str(exc))
+            continue
         note = f'{baseline / (time.perf_counter() - start):.1f} times as fast' if baseline else ''
-        seconds = report(f'{title}', start, note)
-        baseline = baseline or seconds
-        if bodies != expected:
+        seconds = report(title, start, note)
+        if fetch is one_by_one:
+            baseline = seconds
+        if expected is not None and bodies != expected:
             raise TourError('a document is not what it should be')
 
 
@@ -384,11 +391,12 @@ def tour_elsewhere(url: str) -> None:
         a_request(conn, path)
 
         print('\nA download, in pieces')
+        # Some servers close a connection after each answer.
+        conn.reset()
         a_streamed_download(conn, path)
 
         print(f'\nThe same document {DOCUMENTS_ELSEWHERE} times, in four ways')
-        paths = [path] * DOCUMENTS_ELSEWHERE
-        compare(conn, paths, one_by_one(conn, paths))
+        compare(conn, [path] * DOCUMENTS_ELSEWHERE, expected=None)
 
 
 def main(arguments: List[str]) -> int:

@@ -415,6 +415,17 @@ def test_tour_with_a_url(serve):
     assert 'times as fast' in result.stdout.decode()
 
 
+def test_tour_with_a_server_that_closes_after_each_answer(serve):
+    def handler(peer: Peer) -> None:
+        peer.read_request()
+        peer.respond(b'frog', fields='Connection: close')
+
+    result = run('tour.py', url_of(serve(handler)))
+    assert (result.returncode, result.stderr) == (0, b'')
+    assert re.search(rb'conn.pipeline\(\) +[0-9.]+ ms', result.stdout)
+    assert re.search(rb'one by one .* ms  .*clos', result.stdout)
+
+
 @pytest.mark.slow
 def test_tour_can_be_interrupted_at_every_step():
     """Each time four lines later, from when it is connected.
