@@ -205,7 +205,8 @@ class HTTPConnection(io.BufferedIOBase):
 
     @property
     def _out_remaining(self) -> bool:
-        return self._session.writing_body
+        session = self._session
+        return session.writing_body and not session.stream.closed
 
     def _co_fill_buffer(self, size: int) -> Coroutine[None]:
         return self._session.co_fill_buffer(size)

@@ -97,6 +97,7 @@ def eval_coroutine(crt: Coroutine[T], timeout: Optional[float] = None) -> T:
     order. So is what a signal handler raises during a wait, `KeyboardInterrupt` for instance.
     """
 
+    close = getattr(crt, 'close', None)
     try:
         need = next(crt)
         while True:
@@ -114,7 +115,8 @@ def eval_coroutine(crt: Coroutine[T], timeout: Optional[float] = None) -> T:
         return result
     finally:
         # A signal may have struck outside of the wait; what is given up must be in order.
-        crt.close()
+        if close is not None:
+            close()
 
 
 eval_coroutine.__module__ = 'dugong'

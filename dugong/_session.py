@@ -233,7 +233,7 @@ class Session:
     def answer_coming(self) -> bool:
         """Whether `co_read_response` has something to wait for, or an error to report."""
 
-        if self.fault is not None or self.reading_body or self.stream.closed:
+        if self.fault is not None or self.reading_body or self.stream.forgotten:
             return True
         if not self.pending:
             return False

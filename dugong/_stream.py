@@ -401,7 +401,8 @@ class Stream:
         except (OSError, ValueError, AttributeError) as exc:
             if self.closed:
                 raise self._closed_error() from exc
-            if isinstance(exc, ssl.SSLZeroReturnError):
+            if isinstance(exc, ssl.SSLZeroReturnError) or self.ended_without_notice:
+                # What comes after the first report of the end has all kinds of names.
                 return 0
             if isinstance(exc, ssl.SSLError) and _is_ragged_eof(exc):
                 self.ended_without_notice = True
@@ -721,7 +722,7 @@ def _shut_down(sock: Any, how: int) -> None:
 def _is_ragged_eof(exc: ssl.SSLError) -> bool:
     """Tell whether *exc* means the end of the TCP connection without close_notify."""
 
-    if ssl.OPENSSL_VERSION_INFO < (3,):
+    if ssl.OPENSSL_VERSION_INFO < (3,) or not hasattr(exc, 'reason'):
         return isinstance(exc, ssl.SSLEOFError)
     # CPython 3.10 to 3.12 have the same class, but no reason, for a reset of the connection.
     return exc.reason in _TLS_EOF_REASONS
@@ -731,7 +732,7 @@ def _is_tls_eof(exc: Exception) -> bool:
     """Tell whether *exc* means that the server hung up, without or after close_notify."""
 
     return isinstance(exc, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)) or (
-        isinstance(exc, ssl.SSLError) and exc.reason in _TLS_EOF_REASONS
+        isinstance(exc, ssl.SSLError) and getattr(exc, 'reason', None) in _TLS_EOF_REASONS
     )
 
 
