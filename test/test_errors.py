@@ -453,7 +453,7 @@ def test_single_address_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 TEMPORARY_ERRNOS = {
     getattr(errno, name)
-    for name in [
+    for name in (
         'EHOSTDOWN',
         'EHOSTUNREACH',
         'ENETDOWN',
@@ -468,7 +468,7 @@ TEMPORARY_ERRNOS = {
         'ESHUTDOWN',
         'ETIMEDOUT',
         'EAGAIN',
-    ]
+    )
     if hasattr(errno, name)
 }
 
