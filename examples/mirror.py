@@ -34,7 +34,6 @@ from dugong import (
     HTTPResponse,
     InvalidResponse,
     UnsupportedResponse,
-    is_temp_network_error,
 )
 
 
@@ -67,14 +66,6 @@ class LinkCollector(HTMLParser):
         href = dict(attrs).get('href')
         if tag == 'a' and href:
             self.links.append(href)
-
-
-def is_safe(path: str) -> bool:
-    """Tell whether *path* leads to a place below where it starts."""
-    return all(
-        name not in ('', '.', '..') and name == PurePath(name).name and '\0' not in name
-        for name in path.lstrip('/').split('/')
-    )
 
 
 class Mirror:
@@ -130,9 +121,11 @@ class Mirror:
         """Yield a request for each target, as the pipeline asks for them."""
         for target in targets:
             headers = {}
-            if not self.is_list(target) and self.file_of(target).is_file():
-                modified = self.file_of(target).stat().st_mtime
-                headers['If-Modified-Since'] = formatdate(modified, usegmt=True)
+            if not self.is_list(target):
+                file = self.directory / self.local_name(target)
+                if file.is_file():
+                    modified = formatdate(file.stat().st_mtime, usegmt=True)
+                    headers['If-Modified-Since'] = modified
             yield 'GET', target, headers
 
     def is_list(self, target: str) -> bool:
@@ -159,19 +152,26 @@ class Mirror:
             if not inside or target in self.seen:
                 continue
             self.seen.add(target)
-            if self.is_list(target) or is_safe(unquote(target)):
+            if self.is_list(target) or self.is_safe(target):
                 targets.append(target)
             else:
                 self.complain(target, 'not a name for a file')
         return targets
 
-    def file_of(self, target: str) -> Path:
-        """Return where the document *target* is stored."""
-        return self.directory / unquote(target[len(self.root) :])
+    def local_name(self, target: str) -> str:
+        """Return the name of the document *target* below the directory."""
+        return unquote(target[len(self.root) :])
+
+    def is_safe(self, target: str) -> bool:
+        """Tell whether the local name of *target* leads nowhere but below the directory."""
+        return all(
+            part not in ('', '.', '..') and part == PurePath(part).name and '\0' not in part
+            for part in self.local_name(target).split('/')
+        )
 
     def save(self, resp: HTTPResponse) -> None:
         """Store the body of *resp* as a file, which appears when it is complete."""
-        file = self.file_of(resp.path)
+        file = self.directory / self.local_name(resp.path)
         partial = file.with_name(file.name + '.part')
         file.parent.mkdir(parents=True, exist_ok=True)
         size = 0
@@ -227,8 +227,7 @@ def main(arguments: List[str]) -> int:
         with mirror.conn:
             mirror.run()
     except EXPECTED_ERRORS as exc:
-        hint = ', start again to get the rest' if is_temp_network_error(exc) else ''
-        print(f'mirror.py: {url}: {exc}{hint}', file=sys.stderr)
+        print(f'mirror.py: {url}: {exc}', file=sys.stderr)
         return 1
     print(mirror.summary())
     return 1 if mirror.failed else 0

@@ -276,12 +276,13 @@ class ObjectStore:
 
     def _connection(self) -> HTTPConnection:
         """Return the connection that belongs to the calling thread."""
-        if not hasattr(self._thread, 'conn'):
+        conn: Optional[HTTPConnection] = getattr(self._thread, 'conn', None)
+        if conn is None:
             conn = HTTPConnection(self.hostname, self.port, ssl_context=self.ssl_context)
             conn.timeout = 60
             self._thread.conn = conn
             self._connections.append(conn)
-        return self._thread.conn
+        return conn
 
     def _request(self, method: str, name: str = '', **details: Any) -> Any:
         """Do what `_request_once` does, again and again while its errors may be temporary."""
@@ -340,11 +341,14 @@ class ObjectStore:
             if resp.status == 100:
                 try:
                     send(conn)
-                except ConnectionClosed as exc:
+                except ConnectionClosed:
                     # The server may have told why before it hung up. If not, reading its answer
                     # fails in the same way.
-                    log.info('%s %s: %s', method, name, exc)
-                resp = conn.read_response()
+                    resp = conn.read_response()
+                    if resp.status < 400:
+                        raise
+                else:
+                    resp = conn.read_response()
 
         if not 200 <= resp.status <= 299:
             raise error_from(resp, conn.readall())

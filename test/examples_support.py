@@ -222,7 +222,7 @@ class ChaosProxy:
 
 
 class S3Server:
-    """Moto's S3 server in a process of its own, with one bucket."""
+    """Moto's S3 server in a process of its own, with one bucket, checking signatures."""
 
     bucket = 'pond'
 
@@ -238,9 +238,9 @@ server.stop()
 """
 
     def __init__(self) -> None:
-        # Older versions calculate wrong ones as soon as a character has to be quoted.
+        # Older versions calculate wrong signatures for most names that have to be quoted.
         version = [int(part) for part in metadata.version('moto').split('.')[:2]]
-        self.checks_signatures = version >= [5, 2]
+        self.takes_any_name = version >= [5, 2]
         self._process = subprocess.Popen(
             [sys.executable, '-c', self._program],
             stdin=subprocess.PIPE,
@@ -273,9 +273,8 @@ server.stop()
         answer = self._iam(Action='CreateAccessKey', UserName='frog')
         self.access_key = answer.findtext('.//{*}AccessKeyId')
         self.secret_key = answer.findtext('.//{*}SecretAccessKey')
-        if self.checks_signatures:
-            # From now on.
-            self._call('POST', '/moto-api/reset-auth', b'0')
+        # From now on every request must be signed correctly.
+        self._call('POST', '/moto-api/reset-auth', b'0')
 
     def _iam(self, **parameters: str) -> ElementTree.Element:
         scope = 'AWS4-HMAC-SHA256 Credential=x/20200101/us-east-1/iam/aws4_request'

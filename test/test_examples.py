@@ -493,7 +493,7 @@ def test_mirror_takes_a_list_of_documents(serve, tmp_path):
     assert files_below(tmp_path) == {str(n): noise(n, n) for n in range(100)}
 
 
-@pytest.mark.parametrize('name', ['%2e%2e/up', '..%2Fup', 'a%00b', 'a%2F%2Fb'])
+@pytest.mark.parametrize('name', ['%2e%2e/up', '..%2Fup', '%2Ftmp%2Fup', 'a%00b', 'a%2F%2Fb'])
 def test_mirror_writes_nowhere_else(serve, tmp_path, name):
     server = serve(site({'/list': ('text/plain', name.encode())}))
     directory = tmp_path / 'mirror'
@@ -736,7 +736,7 @@ def s3() -> Iterator[S3Server]:
 def test_objectstore_round_trip(s3, tmp_path):
     files = {
         'empty': b'',
-        'frösche + (100%)~.bin': noise(1, 70_000),
+        'frösche + (100%)~.bin' if s3.takes_any_name else 'frogs and toads': noise(1, 70_000),
         'large': noise(2, 5_000_000),
     }
     source, target = tmp_path / 'source', tmp_path / 'target'
@@ -753,20 +753,18 @@ def test_objectstore_round_trip(s3, tmp_path):
 
     prefix = ['--prefix', 'round/trip/']
     objectstore('put', *prefix, *(source / name for name in files))
-    listed = objectstore('list', 'round/').decode().splitlines()
+    listed = objectstore('list', 'round').decode().splitlines()
     assert sorted(line.split(None, 1) for line in listed) == sorted(
         [str(len(content)), f'round/trip/{name}'] for name, content in files.items()
     )
     objectstore('get', *prefix, '--to', target, *files)
     assert files_below(target) == files
     objectstore('delete', *(f'round/trip/{name}' for name in files), 'never-was-there')
-    assert objectstore('list', 'round/') == b''
+    assert objectstore('list', 'round') == b''
 
 
 @pytest.mark.slow
 def test_objectstore_with_a_wrong_key_is_one_line(s3, tmp_path):
-    if not s3.checks_signatures:
-        pytest.skip('this version of Moto cannot check signatures')
     env = {**s3.environment(), 'AWS_SECRET_ACCESS_KEY': 'wrong'}
     result = run('objectstore.py', 'get', 'x', cwd=tmp_path, env=env)
     assert result.returncode == 1
