@@ -5,7 +5,7 @@ from typing import Any, Dict, Iterable, List, Tuple
 from wire_support import FORMS, Outcome, Wire, fetch, split
 
 import dugong
-from dugong import BodyFollowing
+from dugong import BodyFollowing, StateError
 
 #: Small ones, so that short inputs reach them.
 LIMITS = {'MAX_LINE_SIZE': 200, 'MAX_HEADER_SIZE': 400}
@@ -18,6 +18,11 @@ _KINDS: List[Tuple[str, Dict[str, Any]]] = [
     ('GET', {'headers': {'Upgrade': 'x'}}),
     ('PUT', {'body': BodyFollowing(4), 'expect100': True}),
 ]
+
+
+def check_input(wire: Wire, data: bytes) -> None:
+    """Run an input of the fuzzer: a character of options, then what the server sends."""
+    check_stream(wire, data[1:], (data[0] ^ 0x40) & 0x7F if data else 0)
 
 
 def check_stream(wire: Wire, stream: bytes, options: int) -> Outcome:
@@ -37,7 +42,13 @@ def check_stream(wire: Wire, stream: bytes, options: int) -> Outcome:
         conn.strict_eof = bool(options & 64)
         if buffer_size:
             conn._rbuf = dugong._Buffer(buffer_size)
-        outcome = fetch(wire, pieces, count, form, method, **arguments)
+        pieces = iter(pieces)
+        try:
+            outcome = fetch(wire, pieces, count, form, method, **arguments)
+        except StateError as exc:
+            # It is not HTTP any more, as the request wanted.
+            assert 'headers' in arguments
+            outcome = Outcome([], exc, _read_raw(wire, pieces))
         if outcome.error is not None:
             _check_broken(wire, outcome.error)
         return outcome
@@ -46,7 +57,21 @@ def check_stream(wire: Wire, stream: bytes, options: int) -> Outcome:
     for other in (once(split(stream, 1)), once([stream], 63)):
         assert other.answers == whole.answers, (whole, other)
         assert type(other.error) is type(whole.error), (whole, other)
+        if isinstance(other.error, StateError):
+            assert other.partial == whole.partial
     return whole
+
+
+def _read_raw(wire: Wire, pieces: Iterable[bytes]) -> bytes:
+    for piece in pieces:
+        wire.feed(piece)
+    wire.end()
+    data = b''
+    while True:
+        piece = wire.conn.read_raw(7)
+        if not piece:
+            return data
+        data += piece
 
 
 def _check_broken(wire: Wire, error: BaseException) -> None:

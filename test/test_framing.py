@@ -4,9 +4,11 @@ import contextlib
 import gc
 import itertools
 import logging
+import re
 import ssl
 import time
 import tracemalloc
+from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List
 
 import pytest
@@ -162,7 +164,14 @@ def test_chunked_in_any_spelling_is_taken(wire, feeding, case):
     *[[b'chunked', b'gzip']],
     *[[b''], [b'chunked;q=1'], [b'xchunked'], [b'chunkedx'], [b'"chunked"'], [b'chunk']],
     *[[b'\x0bchunked']],
-    *[[b'chunked\xa0'], [b'chunked\x0c'], [b'chunked', b'identity'], [b'chunked chunked']],
+    *[
+        [b'chunked,'],
+        [b',chunked'],
+        [b'chunked\xa0'],
+        [b'chunked\x0c'],
+        [b'chunked', b'identity'],
+        [b'chunked chunked'],
+    ],
 )
 @pytest.mark.parametrize('length', [b'', b'Content-Length: 5'], ids=['alone', 'with length'])
 def test_a_coding_that_is_not_just_chunked_is_a_bad_body(wire, feeding, case, length):
@@ -248,6 +257,12 @@ def test_other_chunk_sizes_are_invalid(wire, feeding, case):
     *[b';a;b=c;d="e"', b' ;a ;b', b';a=""', b';a="x=y"', b';a="tab\there"', b';a="\xfc"'],
 )
 def test_chunk_extensions_are_ignored(wire, feeding, case):
+    stream = CHUNKED + b'5' + case + b'\r\nhello\r\n0' + case + b'\r\n\r\n' + NEXT
+    expect_answer(fetch(wire, feeding(stream), 2), b'hello')
+
+
+@rows(b' ', b'\t', b'          ', b';a ', b';a="b" \t')
+def test_a_padded_chunk_size_is_taken(wire, feeding, case):
     stream = CHUNKED + b'5' + case + b'\r\nhello\r\n0' + case + b'\r\n\r\n' + NEXT
     expect_answer(fetch(wire, feeding(stream), 2), b'hello')
 
@@ -1235,3 +1250,15 @@ def test_a_credential_that_cannot_become_a_string_is_not_quoted(wire, caplog, na
     with pytest.raises((TypeError, ValueError)):
         wire.conn.send_request('GET', '/', headers={name: CREDENTIALS[name]}, body='text')
     assert SECRET not in caplog.text
+
+
+# --- the documentation ---
+
+
+def test_the_tests_that_the_documentation_names_exist():
+    here = Path(__file__).parent
+    page = (here.parent / 'doc' / 'conformance.rst').read_text()
+    named = set(re.findall(r'``(test_\w+)``', page))
+    assert len(named) > 70
+    sources = ''.join(path.read_text() for path in here.glob('test_*.py'))
+    assert named <= set(re.findall(r'^def (test_\w+)\(', sources, re.MULTILINE))

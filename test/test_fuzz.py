@@ -5,10 +5,11 @@ many more, different ones. `test/fuzz/` does the same guided by coverage, for as
 """
 
 import os
+from pathlib import Path
 from typing import Any, List, NamedTuple, Optional, Tuple
 
 import pytest
-from fuzz_support import check_stream
+from fuzz_support import LIMITS, check_input, check_stream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire_support import FORMS, Wire, fetch
@@ -214,6 +215,21 @@ def test_any_bytes_give_a_result_or_an_error(stream, options):
     with Wire() as wire:
         check_stream(wire, stream, options)
         check_stream(wire, b'HTTP/1.1 200 OK\r\n' + stream, options)
+
+
+def test_the_seeds_of_the_fuzzer(monkeypatch):
+    for name, value in LIMITS.items():
+        monkeypatch.setattr(dugong, name, value)
+    seeds = sorted(Path(__file__).parent.joinpath('fuzz', 'corpus').iterdir())
+    assert len(seeds) > 50
+    failed = {}
+    with Wire() as wire:
+        for seed in seeds:
+            try:
+                check_input(wire, seed.read_bytes())
+            except Exception as exc:
+                failed[seed.name] = exc
+    assert not failed
 
 
 def h11_answers(stream: bytes, count: int) -> List[Tuple[int, bytes]]:
