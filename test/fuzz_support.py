@@ -49,11 +49,11 @@ def check_stream(wire: Wire, stream: bytes, options: int) -> Outcome:
             # It is not HTTP any more, as the request wanted.
             assert 'headers' in arguments
             outcome = Outcome([], exc, _read_raw(wire, pieces))
-        if outcome.error is not None:
-            _check_broken(wire, outcome.error)
         return outcome
 
     whole = once([stream])
+    if whole.error is not None:
+        _check_broken(wire, whole.error)
     for other in (once(split(stream, 1)), once([stream], 63)):
         assert other.answers == whole.answers, (whole, other)
         assert type(other.error) is type(whole.error), (whole, other)
