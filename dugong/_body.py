@@ -27,7 +27,7 @@ from ._parser import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional
+    from typing import List, Optional, Union
 
     from ._buffer import _Buffer
     from ._parser import ResponseHead
@@ -54,6 +54,10 @@ class BodyFollowing:
 
     def __repr__(self) -> str:
         return f'BodyFollowing({"" if self.length is None else self.length})'
+
+
+# From this size on, the data of a chunk are not copied on their way out of the buffer.
+_LARGE_CHUNK = 1 << 11
 
 
 class ResponseState(Enum):
@@ -335,13 +339,14 @@ class ResponseBody:
             buf.b = buf.e = 0
         return filled
 
-    def take_all(self, buf: _Buffer) -> List[bytes]:
+    def take_all(self, buf: _Buffer) -> List[Union[bytes, memoryview]]:
         """Take all data of the body out of *buf*, in pieces, for a body in any readable state.
 
-        When it returns, *buf* holds nothing that belongs to the body, or the body is DONE.
+        When it returns, *buf* holds nothing that belongs to the body, or the body is DONE. The
+        pieces are valid until something is received into *buf*.
         """
 
-        pieces: List[bytes] = []
+        pieces: List[Union[bytes, memoryview]] = []
         if not self.chunked:
             if self.state is UNTIL_EOF:
                 pieces.append(buf.take(len(buf)))
@@ -349,11 +354,20 @@ class ResponseBody:
                 pieces.append(buf.take(self.remaining))
                 self.taken(len(pieces[0]))
             return pieces
-        # Slices of bytes are the cheapest there are, hence one copy of the whole buffer.
         origin = buf.b
-        data = buf.view[origin : buf.e].tobytes()
-        available = len(data)
+        available = buf.e - origin
+        data = b''
         while buf.e > buf.b and self.advance(buf) and self.state is DATA:
+            if self.remaining >= _LARGE_CHUNK:
+                end = min(buf.e, buf.b + self.remaining)
+                pieces.append(buf.view[buf.b : end])
+                self.taken(end - buf.b)
+                buf.b = end
+                continue
+            if not data:
+                # Slices of bytes are the cheapest there are; for many of them it pays to copy
+                # the whole buffer first.
+                data = buf.view[origin : buf.e].tobytes()
             begin = buf.b - origin
             end = begin + self.remaining
             pieces.append(data[begin:end])

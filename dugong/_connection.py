@@ -7,12 +7,12 @@ connect to, the rules for connecting anew, and the interface of a readable binar
 
 from __future__ import annotations
 
-import hashlib
 import io
 from base64 import b64encode
 
 from ._body import BodyFollowing, RequestBody
 from ._buffer import _Buffer
+from ._log import debug
 from ._pipeline import MAX_PENDING, MAX_RETRIES, AsyncPipeline, Pipeline
 from ._poll import eval_coroutine
 from ._request import (
@@ -25,7 +25,7 @@ from ._request import (
     encode_host,
     host_and_port,
 )
-from ._session import _JOIN, NO_BODY, Request, Session, log
+from ._session import _JOIN, NO_BODY, Request, Session
 from ._settings import package
 from ._source import as_bytes, open_source
 from ._stream import Stream
@@ -249,8 +249,7 @@ class HTTPConnection(io.BufferedIOBase):
             if self._session is session:
                 self._start_session()
             raise
-        if log.isEnabledFor(10):
-            log.debug('connected to %s:%d', stream.host, stream.port)
+        debug('connected to %s:%d', stream.host, stream.port)
 
     def connect(self) -> None:
         """Connect now; a connection that is already open is closed first.
@@ -288,8 +287,7 @@ class HTTPConnection(io.BufferedIOBase):
         if not outstanding and self._session is session:
             self._start_session()
         session.announce()
-        if log.isEnabledFor(10):
-            log.debug('disconnected from %s:%d', self._hostname, self._port)
+        debug('disconnected from %s:%d', self._hostname, self._port)
 
     def reset(self) -> None:
         """Same as `disconnect`; makes a broken connection usable again."""
@@ -402,8 +400,7 @@ class HTTPConnection(io.BufferedIOBase):
         """Coroutine twin of `send_request`; wrong arguments are found at its first step."""
 
         request = self._make_request(method, path, headers, body, expect100)
-        if log.isEnabledFor(10):
-            log.debug('sending %s %s', method, path)
+        debug('sending %s %s', method, path)
         yield from self._session_for_sending().co_send_request(request, self._co_connect_session)
 
     def _make_request(
@@ -760,6 +757,9 @@ class HTTPConnection(io.BufferedIOBase):
 
 def _md5(data: memoryview) -> str:
     """Return the value of a Content-MD5 field (RFC 1864)."""
+
+    # Imported late, as few programs need it and it takes a part of the time to import this all.
+    import hashlib
 
     try:
         # Builds of OpenSSL with FIPS rules refuse MD5 for any other purpose.

@@ -56,17 +56,18 @@ _QUOTED = rb'"(?:[^\0-\x08\x0a-\x1f\x7f"\\]|\\[^\0-\x08\x0a-\x1f\x7f])*"'
 _EXTENSION = rb'[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?' % (_TOKEN, _TOKEN, _QUOTED)
 _match_chunk_line = re.compile(rb'([0-9A-Fa-f]{1,16})(?:%b)*[ \t]*' % _EXTENSION).fullmatch
 
+# Bytes shown in error messages.
+_EXCERPT = 80
+
 #: Most digits of a Content-Length; 18 digits always fit into 64 bits.
 MAX_LENGTH_DIGITS = 18
 
-_DIGITS = frozenset('0123456789')
-
 
 def excerpt(data: Union[bytes, str]) -> str:
-    """Return the `repr` of the first 80 bytes of *data*, for an error message."""
+    """Return the `repr` of the beginning of *data*, for an error message."""
 
     raw = data.encode('latin1', 'replace') if isinstance(data, str) else bytes(data)
-    return repr(raw[:80]) + ('…' if len(raw) > 80 else '')
+    return repr(raw[:_EXCERPT]) + ('…' if len(raw) > _EXCERPT else '')
 
 
 class ResponseHead(_Head):
@@ -97,10 +98,12 @@ class ResponseHead(_Head):
     def members(self, name: str) -> List[str]:
         """Return the members of the list-valued field *name* (RFC 9110, section 5.6.1)."""
 
-        values = self.values(name)
-        if not values:
-            return values
-        return [m for m in (m.strip(' \t') for m in ','.join(values).split(',')) if m]
+        return [
+            member
+            for value in self.values(name)
+            for member in [m.strip(' \t') for m in value.split(',')]
+            if member
+        ]
 
 
 def parse_head(text: str) -> ResponseHead:
@@ -180,15 +183,16 @@ def parse_content_length(values: List[str]) -> int:
     Each value may be a list of equal numbers. Raises `InvalidResponse`.
     """
 
-    members = [m.strip(' \t') for value in values for m in value.split(',')]
-    if any(
-        not m or len(m) > MAX_LENGTH_DIGITS or not _DIGITS.issuperset(m) for m in members
-    ):
+    lengths = [
+        int(m) if m.isascii() and m.isdecimal() and len(m) <= MAX_LENGTH_DIGITS else None
+        for m in (m.strip(' \t') for value in values for m in value.split(','))
+    ]
+    length = lengths[0]
+    if length is None or None in lengths:
         raise InvalidResponse(f'invalid Content-Length: {excerpt(", ".join(values))}')
-    lengths = {int(m) for m in members}
-    if len(lengths) != 1:
+    if lengths.count(length) != len(lengths):
         raise InvalidResponse(f'conflicting Content-Length values: {excerpt(", ".join(values))}')
-    return lengths.pop()
+    return length
 
 
 class BlockReader:
@@ -247,6 +251,10 @@ class BlockReader:
 
     def _check_partial(self, complete: bool) -> None:
         partial = self._partial
+        is_status_line = self._has_status_line and not self._lines
+        if is_status_line:
+            # Before anything else, so that the error does not depend on how the bytes arrive.
+            check_status_line(bytes(partial[: _EXCERPT + 1]), complete=False)
         if complete and not partial.endswith(b'\r\n'):
             raise InvalidResponse(f'line does not end with CRLF: {excerpt(bytes(partial))}')
         length = len(partial)
@@ -258,8 +266,5 @@ class BlockReader:
             raise InvalidResponse(
                 f'line is longer than {self._max_line} bytes: {excerpt(bytes(partial))}'
             )
-        if self._lines or not self._has_status_line:
-            if length and self._size + length > self._max_block:
-                raise InvalidResponse(f'header is larger than {self._max_block} bytes')
-        elif not complete:
-            check_status_line(bytes(partial[: len(_VERSION)]), complete=False)
+        if not is_status_line and length and self._size + length > self._max_block:
+            raise InvalidResponse(f'header is larger than {self._max_block} bytes')

@@ -17,7 +17,6 @@ In the last two cases requests count as outstanding without being sent.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from contextlib import suppress
@@ -61,8 +60,6 @@ if TYPE_CHECKING:
     from ._stream import Data
 
     Source = Union[StreamSource, IterableSource]
-
-log = logging.getLogger('dugong')
 
 #: Interim responses to one request that are tolerated.
 MAX_INTERIM_RESPONSES = 100
@@ -346,14 +343,14 @@ class Session:
                 request.body.finish()
                 self.upload = None
                 self.pending.append(request)
+                self.announce()
                 return
             connected = stream.connected
             if connected and request.source is not None:
                 request.prepare_source()
             # It is outstanding from now on, so that a reader can wait for the answer.
             self.pending.append(request)
-            if self._sender_sought is not None:
-                self.announce()
+            self.announce()
             if not connected:
                 try:
                     yield from connect(self)
@@ -622,27 +619,29 @@ class Session:
     def _look_for_excess(self) -> None:
         """Receive what is there; `ConnectionClosed` if that is the end, or cannot be right."""
 
-        buf = self.buf
-        if buf.b == buf.e:
-            if not self.stream.may_receive():
-                return
-            size = self.stream.try_receive(buf.space())
-            if size is None:
-                return
-            if not size:
-                raise ConnectionClosed('server closed the idle connection')
-            buf.e += size
-        found = buf.d[buf.b : buf.e]
-        with suppress(_GeneralError):
-            head = self._buffered_head()
-            if head is not None and head.status == 408 and closes_connection(head):
-                self._early_head = head
-                self.closing = 'server closed the idle connection with status 408'
-                return
-        raise ConnectionClosed(
-            f'server sent {len(found)} bytes beyond the end of the last response: '
-            f'{excerpt(found)}'
-        )
+        stream, buf = self.stream, self.buf
+        found = bytes(buf.d[buf.b : buf.e]) if buf.b < buf.e else b''
+        try:
+            head = self._buffered_head() if found else None
+            while head is None and stream.may_receive():
+                size = stream.try_receive(buf.space())
+                if not size:
+                    if size == 0 and not found:
+                        raise ConnectionClosed('server closed the idle connection')
+                    break
+                found += buf.view[buf.e : buf.e + size]
+                buf.e += size
+                head = self._buffered_head()
+        except (InvalidResponse, UnsupportedResponse):
+            head = None
+        if head is not None and head.status == 408 and closes_connection(head):
+            self._early_head = head
+            self.closing = 'server closed the idle connection with status 408'
+        elif found:
+            raise ConnectionClosed(
+                f'server sent {len(found)} bytes beyond the end of the last response: '
+                f'{excerpt(found)}'
+            )
 
     def co_write(self, data: Any) -> Coroutine[None]:
         """Send body data: a bytes-like object, or what a binary stream has."""
@@ -663,8 +662,7 @@ class Session:
                 raise TypeError(
                     'data must be bytes-like or a binary stream, not ' + type(data).__name__
                 )
-            if self._sender_sought is not None:
-                self.announce()
+            self.announce()
             try:
                 if view is None:
                     yield from self._co_send_source(body, source)
@@ -898,8 +896,7 @@ class Session:
             response._trailers = body.trailers
             self.response = None
         if self.ended is not None and self.fault is None:
-            # Deferred until the present operation is over.
-            self.stream.abort(self.ended)
+            self.stream.finish(self.ended)
 
     def _reading_failed(self, what: str, exc: BaseException, retriable: bool) -> None:
         """Put things in order after *exc* ended a read operation."""

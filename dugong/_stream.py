@@ -119,6 +119,7 @@ class Stream:
         '_drained',
         '_need_receive',
         '_need_send',
+        '_probe',
         '_readable',
         '_role_waiter',
         '_sent_burst',
@@ -170,6 +171,7 @@ class Stream:
         self._need_receive: Any = None
         self._need_send: Any = None
         self._readable: Any = None
+        self._probe: Any = None
         self._writable: Any = None
         self._both_ready: Any = None
         self._trace: Any = None
@@ -354,6 +356,7 @@ class Stream:
         self.sock = sock
         descriptor = sock.fileno()
         self._readable = PollNeeded(descriptor, POLLIN)
+        self._probe = PollNeeded(descriptor, POLLIN)
         self._writable = PollNeeded(descriptor, POLLOUT)
         self._both_ready = PollNeeded(descriptor, POLLIN | POLLOUT)
 
@@ -443,7 +446,7 @@ class Stream:
             return False
         if self._tls_lock is not None and self.sock.pending():
             return True
-        return bool(self._readable.poll(0))
+        return self._probe.poll(0)
 
     # Sending
 
@@ -651,6 +654,15 @@ class Stream:
                 with suppress(OSError, ValueError, AttributeError):
                     _shut_down(self.sock, socket.SHUT_RDWR)
         self._wake_waiters()
+
+    def finish(self, cause: str) -> None:
+        """Like `abort`, for the reading role, which closes by itself when it is left."""
+
+        if self.sending.locked():
+            self.abort(cause)
+        elif not self.closed:
+            self.cause = cause
+            self.closed = True
 
     def close_if_idle(self) -> None:
         """Close what `abort` left open; to be called after a role was released."""
