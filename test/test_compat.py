@@ -431,6 +431,7 @@ def test_expected_differences_belong_to_scenarios() -> None:
     assert set(EXPECTED_DIFFERENCES) <= set(SCENARIOS)
 
 
+@pytest.mark.slow
 def test_install_says_why_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(('127.0.0.1', 0))
