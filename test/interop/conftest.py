@@ -82,13 +82,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 # -- servers --------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope='session', autouse=True)
-def quick_collections() -> Iterator[None]:
-    """The garbage collection after each test need not look at all the tests there are."""
+def set_apart_what_lives() -> None:
+    """The garbage collection after each test need not look at everything there is again."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope='session')
@@ -142,7 +139,7 @@ class Starter:
         return server
 
     def close(self) -> None:
-        for server in self.started:
+        for server in reversed(self.started):
             server.close()
 
 
@@ -156,24 +153,17 @@ def make_starter(
 @pytest.fixture(
     scope='session',
     params=[(kind.name, scheme) for kind in SERVERS for scheme in ('plain', 'TLS')],
-    ids=lambda param: '-'.join(param).replace(' ', '_'),
+    ids=lambda param: f'{ALL[param[0]].__name__}-{param[1]}',
 )
 def server(request: pytest.FixtureRequest, make_starter: Callable[[], Starter]):
     """Every server in turn, plain and with TLS."""
     name, scheme = request.param
     starter = make_starter()
+    set_apart_what_lives()
     try:
         yield starter(ALL[name], tls=scheme == 'TLS')
     finally:
         starter.close()
-
-
-@pytest.fixture
-def start(make_starter: Callable[[], Starter]) -> Iterator[Starter]:
-    """`start(class_of_server, tls=False, keepalive=None)` starts one for this test."""
-    starter = make_starter()
-    yield starter
-    starter.close()
 
 
 @pytest.fixture(autouse=True)

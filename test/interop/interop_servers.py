@@ -8,6 +8,7 @@ Every server runs under `interop_supervise`, so that none outlives the tests.
 import contextlib
 import http.client
 import importlib
+import importlib.metadata
 import os
 import pathlib
 import pwd
@@ -30,7 +31,7 @@ LIMIT = 20.0
 HERE = pathlib.Path(__file__).parent
 
 #: Numbered documents for pipelining: all different, so that a lost or swapped answer shows.
-NUMBERED = 97
+NUMBERED = 37
 
 #: Documents and their sizes.
 SIZES = {'empty': 0, 'one': 1, 'text': 5000, 'medium': 65537, 'large': 1 << 20}
@@ -512,11 +513,9 @@ class PythonServer(Server):
                 importlib.import_module(module)
             except ImportError as exc:
                 raise NotInstalled(f'{module} is not installed') from exc
-        distribution = cls.modules[0] if cls.modules else ''
-        # importlib.metadata, in a form that Python 3.8 has too.
-        from importlib.metadata import version
-
-        return version(distribution) if distribution else '.'.join(map(str, sys.version_info[:2]))
+        if cls.modules:
+            return importlib.metadata.version(cls.modules[0])
+        return f'of Python {sys.version_info[0]}.{sys.version_info[1]}'
 
     def command(self) -> List[str]:
         command = [
@@ -537,7 +536,7 @@ class PythonServer(Server):
 
 
 class HttpServer10(PythonServer):
-    name = 'http.server, HTTP/1.0'
+    name = 'http.server (HTTP/1.0)'
     kind = 'http.server'
     options = ('--version', '1.0')
     keeps_alive = False
@@ -550,7 +549,7 @@ class HttpServer10(PythonServer):
 
 
 class HttpServer11(PythonServer):
-    name = 'http.server, HTTP/1.1'
+    name = 'http.server (HTTP/1.1)'
     kind = 'http.server'
 
 
@@ -817,13 +816,13 @@ PidFile "{here}/tinyproxy.pid"
 
 
 class SquidAuthenticating(Squid):
-    name = 'squid, authentication'
+    name = 'squid with password'
     row = 'squid'
     authenticates = True
 
 
 class TinyproxyAuthenticating(Tinyproxy):
-    name = 'tinyproxy, authentication'
+    name = 'tinyproxy with password'
     row = 'tinyproxy'
     wrong_credentials = 401
     authenticates = True

@@ -14,7 +14,7 @@ Servers and proxies tried
 The tests in ``test/interop`` run against real servers and proxies, each with and without TLS.
 These tables are written by them and show the last run that was recorded.
 
-*yes*: all tests of this feature passed. A number: the server cannot do it, see the notes_.
+*yes*: all tests of this feature passed. A number: the server cannot do it, see the notes below.
 *plain*, *TLS*: tried this way only. A dash: not tried.
 For a proxy, *plain* stands for forwarded requests and *TLS* for a tunnel (``CONNECT``). HAProxy,
 squid and tinyproxy have Python's ``http.server`` behind them.
@@ -44,7 +44,7 @@ early answer
 pipelining
     1,000 requests sent ahead by a second thread and by a second asyncio task.
 pipeline()
-    1,000 requests with :meth:`HTTPConnection.pipeline`.
+    1,000 requests with ``HTTPConnection.pipeline()``: bodies, streams, and with asyncio.
 keep-alive limit
     The server closes after a number of requests, in the middle of a pipeline.
 restart
@@ -122,7 +122,7 @@ class Results:
                 row.extend(self._cell(name, feature, notes) for feature in features)
                 rows.append(row)
             parts.append(table(group, ['Server', *features], rows))
-        parts.append('\n.. _notes:\n\nNotes\n-----\n')
+        parts.append('\nNotes\n-----\n\n')
         parts.extend(f'{number}. {note}\n' for number, note in enumerate(notes, 1))
         parts.append(EXPLANATIONS)
         return ''.join(parts)

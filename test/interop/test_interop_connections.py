@@ -1,6 +1,8 @@
 """Pipelines, keep-alive limits and restarts: what becomes of many requests on one connection."""
 
 import asyncio
+import contextlib
+import functools
 import itertools
 
 import pytest
@@ -111,13 +113,38 @@ def test_requests_sent_before_the_first_answer_is_read(server, conn):
     assert reader.answers == DEPTH
 
 
-@pytest.mark.feature('pipeline()')
-def test_pipeline_loses_nothing(server, conn):
-    count = DEPTH if server.keeps_alive else DEPTH // 10
-    reader = Reader(server)
-    pipeline = conn.pipeline(requests(server, count))
+def pipeline_of_bodies(conn, wanted, reader):
+    pipeline = conn.pipeline(wanted, max_pending=DEPTH)
     for response in pipeline:
         reader.check(response, response.body)
+    return pipeline
+
+
+def pipeline_of_streams(conn, wanted, reader):
+    pipeline = conn.pipeline(wanted, max_pending=DEPTH, stream=True)
+    for response in pipeline:
+        reader.check(response, conn.readall())
+    return pipeline
+
+
+def pipeline_in_asyncio(conn, wanted, reader):
+    async def run():
+        pipeline = conn.co_pipeline(wanted, max_pending=DEPTH)
+        async for response in pipeline:
+            reader.check(response, response.body)
+        return pipeline
+
+    return asyncio.run(run())
+
+
+@pytest.mark.feature('pipeline()')
+@pytest.mark.parametrize(
+    'run', [pipeline_of_bodies, pipeline_of_streams, pipeline_in_asyncio], ids=lambda f: f.__name__
+)
+def test_pipeline_loses_nothing(server, conn, run):
+    count = DEPTH if server.keeps_alive else DEPTH // 20
+    reader = Reader(server)
+    pipeline = run(conn, requests(server, count), reader)
     assert reader.answers == count
     assert (pipeline.in_flight, list(pipeline.unanswered)) == (0, [])
     if server.keeps_alive:
@@ -149,10 +176,18 @@ def test_pipeline_mixes_methods(server, conn):
     assert server.stored('mixed').read_bytes() == b'second'
 
 
+@pytest.fixture(scope='session')
+def start_limited(server, make_starter):
+    """Function that returns one more server of the same kind, started when it is first called."""
+    starter = make_starter()
+    yield functools.lru_cache()(lambda: starter(type(server), server.tls is not None, KEEPALIVE))
+    starter.close()
+
+
 @pytest.fixture
-def limited(server, start):
-    """One more server of the same kind, that closes connections after some requests."""
-    return start(type(server), server.tls is not None, KEEPALIVE)
+def limited(start_limited):
+    """A server that closes connections after some requests."""
+    return start_limited()
 
 
 @pytest.mark.feature('keep-alive limit')
@@ -180,16 +215,19 @@ def test_pipeline_goes_on_over_the_limit(limited):
 
 
 @pytest.mark.feature('restart')
-@pytest.mark.parametrize('driver', DRIVERS)
-def test_a_restart_between_requests_shows_and_a_new_connection_works(server, conn, driver):
-    ask(server, conn, '/docs/text')
-    server.restart()
-    with pytest.raises(ConnectionClosed) as caught:
-        DRIVERS[driver](conn, fetch('/docs/text', fields=server.fields))
-    assert dugong.is_temp_network_error(caught.value)
-    conn.disconnect()
-    reply = DRIVERS[driver](conn, fetch('/docs/text', fields=server.fields))
-    check_body(reply.body, server.site.documents['text'])
+def test_a_restart_between_requests_shows_and_a_new_connection_works(server):
+    with contextlib.ExitStack() as stack:
+        connections = {name: stack.enter_context(server.connection()) for name in DRIVERS}
+        for conn in connections.values():
+            ask(server, conn, '/docs/text')
+        server.restart()
+        for name, conn in connections.items():
+            with pytest.raises(ConnectionClosed) as caught:
+                DRIVERS[name](conn, fetch('/docs/text', fields=server.fields))
+            assert dugong.is_temp_network_error(caught.value)
+            conn.disconnect()
+            reply = DRIVERS[name](conn, fetch('/docs/text', fields=server.fields))
+            check_body(reply.body, server.site.documents['text'])
 
 
 @pytest.mark.feature('restart')

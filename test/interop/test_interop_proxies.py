@@ -9,18 +9,18 @@ from interop_servers import PROXIES, proxy_authorization
 from dugong import ProxyError
 
 
-def through(*names):
+def through(kinds):
     """Run with these proxies, both forwarding (plain) and as a tunnel (TLS)."""
     params = [
-        pytest.param((name, scheme), id=f'{name}-{scheme}'.replace(' ', '_'))
-        for name in names
+        pytest.param((kind.name, scheme), id=f'{kind.__name__}-{scheme}')
+        for kind in kinds
         for scheme in ('plain', 'TLS')
     ]
     return pytest.mark.parametrize('server', params, indirect=True, scope='session')
 
 
-all_proxies = through(*(kind.name for kind in PROXIES))
-authenticating = through(*(kind.name for kind in PROXIES if kind.authenticates))
+all_proxies = through(PROXIES)
+authenticating = through([kind for kind in PROXIES if kind.authenticates])
 
 pytestmark = pytest.mark.feature('proxy authentication')
 

@@ -15,13 +15,15 @@ def usable_afterwards(server, conn):
 
 
 @pytest.mark.feature('GET')
-@pytest.mark.parametrize('name', SIZES)
 @pytest.mark.parametrize('driver', DRIVERS)
-def test_get_returns_the_document(server, conn, driver, name, usable_afterwards):
-    reply = DRIVERS[driver](conn, fetch('/docs/' + name, fields=server.fields))
-    assert reply.status == 200
-    assert reply.response.length in (SIZES[name], None)
-    check_body(reply.body, server.site.documents[name])
+def test_get_returns_the_document(server, conn, driver, usable_afterwards):
+    for name, size in SIZES.items():
+        if not server.keeps_alive:
+            conn.disconnect()
+        reply = DRIVERS[driver](conn, fetch('/docs/' + name, fields=server.fields))
+        assert reply.status == 200
+        assert reply.response.length in (size, None)
+        check_body(reply.body, server.site.documents[name])
 
 
 @pytest.mark.feature('GET')
@@ -41,25 +43,26 @@ def test_a_body_can_be_discarded(server, conn, usable_afterwards):
 
 
 @pytest.mark.feature('HEAD')
-@pytest.mark.parametrize('name', SIZES)
-def test_head_has_the_length_and_no_body(server, conn, name, usable_afterwards):
-    reply = ask(server, conn, '/docs/' + name, 'HEAD')
-    assert (reply.status, reply.response.length, reply.body) == (200, 0, b'')
-    # Some leave it out, as they may, where it is 0.
-    if SIZES[name]:
-        assert reply.response.headers['Content-Length'] == str(SIZES[name])
+def test_head_has_the_length_and_no_body(server, conn, usable_afterwards):
+    for name, size in SIZES.items():
+        reply = ask(server, conn, '/docs/' + name, 'HEAD')
+        assert (reply.status, reply.response.length, reply.body) == (200, 0, b'')
+        # Some leave it out, as they may, where it is 0.
+        assert reply.response.headers['Content-Length'] in ([str(size)] if size else ['0', None])
 
 
 @pytest.mark.feature('ranges')
-@pytest.mark.parametrize(
-    'field, start, end',
-    [('0-0', 0, 1), ('1000-1999', 1000, 2000), ('4000-', 4000, 5000), ('-1', 4999, 5000)],
-)
-def test_a_range_returns_this_part(server, conn, field, start, end, usable_afterwards):
-    reply = ask(server, conn, '/docs/text', fields={'Range': 'bytes=' + field})
-    assert (reply.status, reply.response.length) == (206, end - start)
-    assert reply.response.headers['Content-Range'] == f'bytes {start}-{end - 1}/5000'
-    check_body(reply.body, server.site.documents['text'][start:end])
+def test_a_range_returns_this_part(server, conn, usable_afterwards):
+    for field, start, end in [
+        ('0-0', 0, 1),
+        ('1000-1999', 1000, 2000),
+        ('4000-', 4000, 5000),
+        ('-1', 4999, 5000),
+    ]:
+        reply = ask(server, conn, '/docs/text', fields={'Range': 'bytes=' + field})
+        assert (reply.status, reply.response.length) == (206, end - start), field
+        assert reply.response.headers['Content-Range'] == f'bytes {start}-{end - 1}/5000'
+        check_body(reply.body, server.site.documents['text'][start:end])
 
 
 @pytest.mark.feature('ranges')

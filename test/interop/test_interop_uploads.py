@@ -80,7 +80,9 @@ def test_what_is_sent_is_stored(server, conn, driver, name, bodies):
                 continue
             reply = DRIVERS[driver](conn, exchange)
         assert reply.status in STORED, size
-        check_body(server.stored(target).read_bytes(), file.read_bytes())
+        stored = server.stored(target)
+        check_body(stored.read_bytes(), file.read_bytes())
+        stored.unlink()
 
 
 @pytest.mark.slow
