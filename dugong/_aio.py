@@ -110,6 +110,8 @@ class AioFuture(_Base):
         self._timer: Optional[asyncio.TimerHandle] = None
         self._watching: List[_Watch] = []
         self._start: Optional[asyncio.Handle] = None
+        self._stepping = False
+        self._must_cancel = False
         if AioFuture._immediate < _MAX_IMMEDIATE:
             AioFuture._immediate += 1
             self._step()
@@ -122,9 +124,14 @@ class AioFuture(_Base):
 
         # The watchers have to go before the coroutine gets a chance to close the descriptor.
         self._stop_waiting()
+        self._stepping = True
         try:
             while True:
                 need = next(self._crt) if error is None else self._crt.throw(error)
+                if self._must_cancel:
+                    self._crt.close()
+                    super().cancel()
+                    return
                 try:
                     self._wait(need)
                     return
@@ -133,7 +140,10 @@ class AioFuture(_Base):
                     self._stop_waiting()
                     error = exc
         except StopIteration as exc:
-            self.set_result(exc.value)
+            if self._must_cancel:
+                super().cancel()
+            else:
+                self.set_result(exc.value)
         except asyncio.CancelledError:
             super().cancel()
         except (KeyboardInterrupt, SystemExit) as exc:
@@ -141,6 +151,8 @@ class AioFuture(_Base):
             raise
         except BaseException as exc:
             self.set_exception(exc)
+        finally:
+            self._stepping = False
 
     def _wait(self, need: PollNeeded) -> None:
         if not isinstance(need, PollNeeded):
@@ -167,13 +179,18 @@ class AioFuture(_Base):
             self._watching.pop().remove(self)
 
     def cancel(self, *args: Any, **kwargs: Any) -> bool:
-        """Cancel the future and close the coroutine, now. False if it is done already.
+        """Cancel the future and close the coroutine. False if it is done already.
 
+        That happens now, or if the coroutine is just running, as soon as it waits or ends.
         An exception that the coroutine raises when it is closed becomes that of the future.
         """
 
         if self.done():
             return False
+        if self._stepping:
+            # The coroutine itself, or a signal handler, has called this.
+            self._must_cancel = True
+            return True
         if self._start is not None:
             self._start.cancel()
         # Before the coroutine gets a chance to close the descriptor.

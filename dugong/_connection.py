@@ -530,9 +530,8 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         session = self._session
-        if not session.answer_coming:
-            session.wait_for_sender(self.timeout)
-        return eval_coroutine(self._co_read_response(session.answer_coming), self.timeout)
+        patient = session.answer_coming or session.wait_for_sender(self.timeout)
+        return eval_coroutine(self._co_read_response(patient), self.timeout)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """Coroutine twin of `read_response`.

@@ -16,7 +16,7 @@ from ._exceptions import ConnectionTimedOut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Generator, NamedTuple, Optional, TypeVar
+    from typing import Any, Generator, NamedTuple, Optional, Tuple, TypeVar
 
     T = TypeVar('T')
 
@@ -46,6 +46,10 @@ class PollNeeded(_PollNeeded):
 
     __module__ = 'dugong'
 
+    def __reduce__(self) -> Tuple[Any, ...]:
+        # Without the poll object.
+        return type(self), tuple(self)
+
     def poll(self, timeout: Optional[float] = None) -> bool:
         """Wait until the descriptor is ready; return False if it is not after *timeout* seconds.
 
@@ -54,6 +58,8 @@ class PollNeeded(_PollNeeded):
 
         if timeout is None:
             milliseconds = None
+        elif timeout == 0:
+            milliseconds = 0
         else:
             # Rounded up: a wait must not end before its time and count as timed out.
             milliseconds = math.ceil(min(max(0, timeout), _MAX_SECONDS) * 1000)
@@ -61,7 +67,7 @@ class PollNeeded(_PollNeeded):
         # for the time of the wait because it refuses to be used by two threads at once.
         poller = self.__dict__.pop('_poller', None)
         if poller is None:
-            poller = _make_poller(self.fd, self.mask)
+            poller = make_poller(self.fd, self.mask)
         ready = bool(poller.poll(milliseconds))
         self.__dict__['_poller'] = poller
         return ready
@@ -81,7 +87,9 @@ class _SelectPoller:
         return any(select.select(self._readable, self._writable, self._exceptional, timeout))
 
 
-def _make_poller(fd: int, mask: int) -> Any:
+def make_poller(fd: int, mask: int) -> Any:
+    """Return a poll object, or what stands in for it, with one descriptor."""
+
     if not hasattr(select, 'poll'):
         return _SelectPoller(fd, mask)
     poller = select.poll()

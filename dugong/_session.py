@@ -230,22 +230,29 @@ class Session:
     def answer_coming(self) -> bool:
         """Whether `co_read_response` has something to wait for, or an error to report."""
 
-        if self.fault is not None or self.reading_body or self.stream.forgotten:
+        body = self.body
+        if (
+            self.fault is not None
+            or (body is not None and body.state is not DONE)
+            or self.stream.forgotten
+        ):
             return True
-        if not self.pending:
+        pending = self.pending
+        if not pending:
             return False
-        return self.pending[0].body.state is not WRITING or self.stream.sending.locked()
+        return pending[0].body.state is not WRITING or self.stream.sending.locked()
 
-    def wait_for_sender(self, timeout: Optional[float]) -> None:
+    def wait_for_sender(self, timeout: Optional[float]) -> bool:
         """Wait until another thread sends a request, or until it is clear that none does.
 
-        *timeout* (seconds) limits this. Blocks the thread, as no coroutine may wait here.
+        Returns whether there is something to read now. *timeout* (seconds) limits this. Blocks
+        the thread, as no coroutine may wait here.
         """
 
         stream = self.stream
         me = threading.current_thread()
         if threading.active_count() <= 1 or (self.writing_body and self.sender is me):
-            return
+            return False
         began = monotonic()
         if self._sender_sought is None:
             self._sender_sought = threading.Condition()
@@ -259,10 +266,11 @@ class Session:
                     limit = min(limit, timeout)
                 left = began + limit - monotonic()
                 if left <= 0:
-                    return
+                    return False
                 self._sender_sought.wait(min(left, _LIVENESS_INTERVAL))
         if stream.forgotten:
             raise ConnectionClosed(stream.cause)
+        return True
 
     def announce(self) -> None:
         """Wake up a thread in `wait_for_sender`."""
@@ -335,7 +343,13 @@ class Session:
         self.enter_sending()
         try:
             self._check_sending()
-            if stream.connected and not self.outstanding and self.closing is self.ended is None:
+            if (
+                stream.connected
+                and not self.pending
+                and not self.reading_body
+                and self.closing is self.ended is None
+                and (self.buf.b < self.buf.e or stream.may_receive())
+            ):
                 self.check_idle()
             if self.closing is not None or self.ended is not None:
                 # It could not be answered, so it is not sent.
@@ -384,9 +398,9 @@ class Session:
         self.raise_fault()
         if self.send_fault is not None:
             raise ConnectionClosed(self.send_fault.msg)
-        if self.writing_body:
-            assert self.upload is not None
-            if self.upload.state is AWAIT_CONTINUE:
+        upload = self.upload
+        if upload is not None and upload.state is not COMPLETE:
+            if upload.state is AWAIT_CONTINUE:
                 raise StateError('the answer to Expect: 100-continue was not read yet')
             raise StateError('the body of the previous request is not complete')
 
@@ -552,7 +566,9 @@ class Session:
         if body is None or body is NO_BODY or self._early_head is not None:
             yield from stream.co_wait_send()
         elif self._may_look_for_refusal(body):
-            yield from stream.co_wait_send_or_receive()
+            # A reader may have received it together with an earlier answer.
+            if self.buf.b == self.buf.e and not stream.may_receive():
+                yield from stream.co_wait_send_or_receive()
             if self._may_look_for_refusal(body):
                 self._peek(self._look_for_refusal, self.pending[0])
         else:
@@ -581,15 +597,16 @@ class Session:
     def _look_for_refusal(self, request: Request) -> None:
         """Receive what is there; `ConnectionClosed` if it is an answer that ends the upload."""
 
-        stream = self.stream
-        if not stream.may_receive():
-            return
-        size = stream.try_receive(self.buf.space())
-        if size is None:
-            return
-        if not size:
-            raise ConnectionClosed('server closed the connection while the request was being sent')
-        self.buf.e += size
+        stream, buf = self.stream, self.buf
+        if buf.b == buf.e:
+            if not stream.may_receive():
+                return
+            size = stream.try_receive(buf.space())
+            if size is None:
+                return
+            if not size:
+                raise ConnectionClosed('server closed the connection during the upload')
+            buf.e += size
         try:
             head = self._buffered_head()
             while head is not None and head.status < 200 and head.status != 101:

@@ -35,7 +35,7 @@ from _thread import allocate_lock
 from contextlib import suppress
 
 from ._exceptions import ConnectionClosed, ConnectionTimedOut
-from ._poll import POLLIN, POLLOUT, PollNeeded, eval_coroutine
+from ._poll import POLLIN, POLLOUT, PollNeeded, eval_coroutine, make_poller
 from ._resolve import is_numeric, resolve
 from ._settings import package
 
@@ -356,7 +356,8 @@ class Stream:
         self.sock = sock
         descriptor = sock.fileno()
         self._readable = PollNeeded(descriptor, POLLIN)
-        self._probe = PollNeeded(descriptor, POLLIN)
+        # The bare method of a poll object, for a look before each request.
+        self._probe = make_poller(descriptor, POLLIN).poll
         self._writable = PollNeeded(descriptor, POLLOUT)
         self._both_ready = PollNeeded(descriptor, POLLIN | POLLOUT)
 
@@ -446,7 +447,7 @@ class Stream:
             return False
         if self._tls_lock is not None and self.sock.pending():
             return True
-        return self._probe.poll(0)
+        return bool(self._probe(0))
 
     # Sending
 
