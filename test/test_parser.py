@@ -324,7 +324,7 @@ BAD_BLOCKS = [
     (True, b'I', UnsupportedResponse),
     (True, b'HTTP/2', UnsupportedResponse),
     (True, b'\r', UnsupportedResponse),
-    (True, b'\n', InvalidResponse),
+    (True, b'\n', UnsupportedResponse),
     (True, b'X', UnsupportedResponse),
     (True, b'HTTP/1.1 2 OK\r\n', InvalidResponse),
     (True, b'HTTP/1.1 200 OK\n', InvalidResponse),
