@@ -25,7 +25,7 @@ from ._request import (
     encode_host,
     host_and_port,
 )
-from ._session import _JOIN, NO_BODY, Request, Session
+from ._session import _JOIN, NO_BODY, Request, Session, how_it_ended
 from ._settings import package
 from ._source import as_bytes, open_source
 from ._stream import Stream
@@ -245,7 +245,7 @@ class HTTPConnection(io.BufferedIOBase):
                 yield from stream.co_start_tls(self._ssl_context, self._host)
             stream.set_connected()
         except BaseException as exc:
-            stream.abort(f'the connection could not be made: {exc or type(exc).__name__}')
+            stream.abort(f'connecting {how_it_ended(exc)}')
             if self._session is session:
                 self._start_session()
             raise

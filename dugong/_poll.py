@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import select
 from collections import namedtuple
+from contextlib import suppress
 
 from ._exceptions import ConnectionTimedOut
 
@@ -105,26 +106,24 @@ def eval_coroutine(crt: Coroutine[T], timeout: Optional[float] = None) -> T:
     order. So is what a signal handler raises during a wait, `KeyboardInterrupt` for instance.
     """
 
-    close = getattr(crt, 'close', None)
     try:
         need = next(crt)
         while True:
-            try:
-                ready = need.poll(timeout)
-            except BaseException as exc:
-                need = crt.throw(exc)
-                continue
-            if ready:
+            if need.poll(timeout):
                 need = next(crt)
             else:
                 need = crt.throw(ConnectionTimedOut(timeout_message(need, timeout)))
     except StopIteration as exc:
         result: T = exc.value
         return result
-    finally:
-        # A signal may have struck outside of the wait; what is given up must be in order.
-        if close is not None:
-            close()
+    except BaseException as exc:
+        # If it was not the coroutine that raised this, it has to be told now, as nobody will
+        # resume it: a signal may strike in a wait, or anywhere here.
+        if getattr(crt, 'gi_frame', None) is not None:
+            with suppress(BaseException):
+                crt.throw(exc)
+            crt.close()
+        raise
 
 
 eval_coroutine.__module__ = 'dugong'

@@ -283,11 +283,12 @@ class Session:
     def raise_fault(self) -> None:
         """Raise what keeps the session from being used at all."""
 
+        stream = self.stream
         fault = self.fault
-        if fault is not None:
+        if fault is not None and not stream.forgotten:
             raise type(fault)(fault.msg)
-        if self.stream.closed and (self.ended is None or self.stream.forgotten):
-            raise ConnectionClosed(self.stream.cause)
+        if stream.closed and (self.ended is None or stream.forgotten):
+            raise ConnectionClosed(stream.cause)
 
     def fail(self, fault: _GeneralError, abort: bool = True) -> None:
         """Let every call from now on raise *fault*, unless there is an earlier one."""
@@ -303,11 +304,7 @@ class Session:
     def _interrupted(self, what: str, exc: BaseException) -> None:
         """Note that *what* came to an end in the middle because of *exc*."""
 
-        if isinstance(exc, GeneratorExit):
-            cause = 'was abandoned'
-        else:
-            cause = f'was interrupted by {type(exc).__name__}: {exc}'.rstrip(': ')
-        self.fail(ConnectionClosed(f'connection is broken because {what} {cause}'))
+        self.fail(ConnectionClosed(f'connection is broken because {what} {how_it_ended(exc)}'))
 
     def leave_role(self, role: Any) -> None:
         role.release()
@@ -941,10 +938,10 @@ class Session:
     def raise_fault_of_reading(self) -> None:
         """Raise what keeps body data from being read."""
 
-        fault = self.fault
-        if fault is not None:
-            raise type(fault)(fault.msg)
         stream = self.stream
+        fault = self.fault
+        if fault is not None and not stream.forgotten:
+            raise type(fault)(fault.msg)
         if stream.closed and (self.reading_body or (stream.forgotten and self.pending)):
             raise ConnectionClosed(stream.cause)
 
@@ -1018,9 +1015,15 @@ class Session:
             self._end_of_connection(body)
 
     def _end_of_connection(self, body: ResponseBody) -> None:
-        if self.strict_eof and self.stream.ended_without_notice:
+        stream = self.stream
+        if self.strict_eof and stream.ended_without_notice:
             raise ConnectionClosed(
                 'connection ended without close_notify; the response body may be incomplete'
+            )
+        if self.strict_eof and stream.ignores_missing_notice:
+            raise ConnectionClosed(
+                'connection ended, and OP_IGNORE_UNEXPECTED_EOF in the options of the TLS context '
+                'hides whether with close_notify; the response body may be incomplete'
             )
         body.eof()
 
@@ -1215,6 +1218,14 @@ class Session:
         if len(self.buf):
             # The server speaks only after the client has started TLS.
             raise InvalidResponse('proxy sent data beyond its answer to CONNECT')
+
+
+def how_it_ended(exc: BaseException) -> str:
+    """Say what *exc* did to an operation."""
+
+    if isinstance(exc, GeneratorExit):
+        return 'was abandoned'
+    return f'was interrupted by {type(exc).__name__}: {exc}'.rstrip(': ')
 
 
 def _chunk(data: memoryview) -> List[Data]:

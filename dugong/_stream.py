@@ -62,6 +62,9 @@ _TLS_EOF_REASONS = frozenset(
     ('UNEXPECTED_EOF_WHILE_READING', 'UNEXPECTED_EOF', 'PROTOCOL_IS_SHUTDOWN')
 )
 
+# OpenSSL 3 has this option, which CPython 3.8 and 3.9 always set and do not name.
+_IGNORE_UNEXPECTED_EOF = 0x80 if ssl.OPENSSL_VERSION_INFO >= (3,) else 0
+
 #: Bytes after which a coroutine that never had to wait gives way to others once, and what each
 #: system call counts in addition.
 BURST = 1 << 20
@@ -108,7 +111,7 @@ class Stream:
     `sock` is the socket or `None`; `connected` (bool) becomes true when it can carry requests;
     `closed` (bool) tells that it was closed locally, `forgotten` (bool) that the caller wanted
     so or that it belongs to the parent process, `ended_without_notice` that TLS ended
-    without close_notify, `cause` (str) why it cannot be used. `reading` and `sending` are the locks of the two roles.
+    without close_notify, `ignores_missing_notice` that this cannot be seen, `cause` (str) why it cannot be used. `reading` and `sending` are the locks of the two roles.
     """
 
     __slots__ = (
@@ -133,6 +136,7 @@ class Stream:
         'ended_without_notice',
         'forgotten',
         'host',
+        'ignores_missing_notice',
         'peeking',
         'port',
         'reading',
@@ -150,6 +154,7 @@ class Stream:
         self.connected = False
         self.closed = False
         self.ended_without_notice = False
+        self.ignores_missing_notice = False
         self.forgotten = False
         # True while suspended in a wait of `co_receive`: nothing has been lost then.
         self.waiting_to_receive = False
@@ -314,6 +319,7 @@ class Stream:
             raise self._translated(exc, when) from exc
         self._set_socket(sock)
         self.tls = True
+        self.ignores_missing_notice = bool(context.options & _IGNORE_UNEXPECTED_EOF)
         self._tls_lock = allocate_lock()
         while True:
             self._check_open()
