@@ -13,7 +13,7 @@ import sys
 import threading
 import types
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Iterator, List
 from unittest import mock
 
 import pytest
@@ -204,24 +204,23 @@ def error_id(exc: BaseException) -> str:
     return f'{type(exc).__name__}{exc.args}'
 
 
+def duplicates(exc: BaseException) -> Iterator[BaseException]:
+    yield copy.copy(exc)
+    yield copy.deepcopy(exc)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        yield pickle.loads(pickle.dumps(exc, protocol))
+
+
 @pytest.mark.parametrize('exc', error_instances(), ids=error_id)
-@pytest.mark.parametrize(
-    'duplicate',
-    [copy.copy, copy.deepcopy]
-    + [
-        lambda e, p=p: pickle.loads(pickle.dumps(e, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1)
-    ],
-    ids=['copy', 'deepcopy'] + [f'pickle{p}' for p in range(pickle.HIGHEST_PROTOCOL + 1)],
-)
-def test_exceptions_survive_being_copied(exc: Exception, duplicate: Any) -> None:
-    twin = duplicate(exc)
-    assert type(twin) is type(exc)
-    assert str(twin) == str(exc)
-    assert repr(twin) == repr(exc)
-    assert twin.args == exc.args
-    assert vars(twin) == vars(exc)
-    for attribute in ('name', 'status', 'reason'):
-        assert getattr(twin, attribute, None) == getattr(exc, attribute, None)
+def test_exceptions_survive_being_copied(exc: BaseException) -> None:
+    for twin in duplicates(exc):
+        assert type(twin) is type(exc)
+        assert str(twin) == str(exc)
+        assert repr(twin) == repr(exc)
+        assert twin.args == exc.args
+        assert vars(twin) == vars(exc)
+        for attribute in ('name', 'status', 'reason'):
+            assert getattr(twin, attribute, None) == getattr(exc, attribute, None)
 
 
 @pytest.mark.parametrize('exc', error_instances(), ids=error_id)

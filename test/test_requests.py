@@ -856,18 +856,18 @@ def test_all_token_octets_pass_in_method_and_field_name(connect: Any) -> None:
 # -- host and proxy names -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('octet', HOST_REFUSED, ids=hex)
-def test_refused_octets_in_a_host_name(octet: int) -> None:
-    for name in placed(octet):
-        with pytest.raises(ValueError):
-            HTTPConnection(name)
+def test_refused_octets_in_a_host_name() -> None:
+    for octet in HOST_REFUSED:
+        for name in placed(octet):
+            with pytest.raises(ValueError):
+                HTTPConnection(name)
 
 
-@pytest.mark.parametrize('octet', HOST_REFUSED, ids=hex)
-def test_refused_octets_in_a_proxy_name(octet: int) -> None:
-    for name in placed(octet):
-        with pytest.raises(ValueError):
-            HTTPConnection('host.example', proxy=(name, 3128))
+def test_refused_octets_in_a_proxy_name() -> None:
+    for octet in HOST_REFUSED:
+        for name in placed(octet):
+            with pytest.raises(ValueError):
+                HTTPConnection('host.example', proxy=(name, 3128))
 
 
 def raw_server(serve: Any) -> Any:

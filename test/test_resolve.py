@@ -102,14 +102,14 @@ def test_no_such_host(number: int, connecting: Any, resolver: Any) -> None:
 
 @in_every_way
 @pytest.mark.parametrize('number', DOUBTFUL)
-@pytest.mark.parametrize('tests', DOUBTFUL + OTHER)
-def test_name_service_is_down(number: int, tests: int, connecting: Any, resolver: Any) -> None:
-    found = resolver(wanted=[number], one=[tests], two=[tests], three=[tests])
-    with pytest.raises(DNSUnavailable) as info:
-        connecting()
-    assert info.value.name == WANTED
-    assert WANTED in str(info.value)
-    assert found.asked == [WANTED, 'one.test', 'two.test', 'three.test']
+def test_name_service_is_down(number: int, connecting: Any, resolver: Any) -> None:
+    for tests in DOUBTFUL + OTHER:
+        found = resolver(wanted=[number], one=[tests], two=[tests], three=[tests])
+        with pytest.raises(DNSUnavailable) as info:
+            connecting()
+        assert info.value.name == WANTED
+        assert WANTED in str(info.value)
+        assert found.asked == [WANTED, 'one.test', 'two.test', 'three.test']
 
 
 @pytest.mark.parametrize('number', DOUBTFUL)

@@ -990,6 +990,24 @@ def test_nothing_is_resent_silently(transport: str, connect: Any, serve: Any) ->
     assert [r.target for r in first.requests + second.requests] == ['/1', '/2']
 
 
+@pytest.mark.parametrize('value', ['close', 'Close', 'foo, close'])
+def test_nothing_is_sent_behind_a_request_that_asks_to_close(
+    value: str, transport: str, connect: Any, serve: Any
+) -> None:
+    # RFC 9112 section 9.6: the client must not send further requests on that connection.
+    handler = Answers(reply(b'one'))
+    conn = connect(serve([handler, Answers(reply(b'anew'))]))
+    conn.send_request('GET', '/1', {'connection': value})
+    conn.send_request('GET', '/2')
+    assert conn.read_response().path == '/1'
+    assert conn.readall() == b'one'
+    with pytest.raises(ConnectionClosed):
+        conn.read_response()
+    conn.reset()
+    assert handler.wait() == b''
+    assert get(conn)[1] == b'anew'
+
+
 # -- after disconnect() and reset() -------------------------------------------------------------
 
 CALLS: Dict[str, Callable[[HTTPConnection], Any]] = {
