@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List
 
 import pytest
-from servers import LIMIT, Peer
+from servers import LIMIT, Peer, ScriptedServer
 from tables_support import rows
 from wire_support import FORMS, Wire, fetch, split
 
@@ -1254,6 +1254,39 @@ def test_a_credential_that_cannot_become_a_string_is_not_quoted(wire, caplog, na
     wire.connect()
     with pytest.raises((TypeError, ValueError)):
         wire.conn.send_request('GET', '/', headers={name: CREDENTIALS[name]}, body='text')
+    assert SECRET not in caplog.text
+
+
+@rows(
+    b'HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n',
+    b'HTTP/1.1 200 OK\r\nA : b\r\n\r\n',
+    b'SSH-2.0-OpenSSH\r\n',
+    b'HTTP/1.1 200 OK\r\n\r\nnot TLS at all',
+    b'',
+)
+def test_no_credential_for_a_proxy_is_logged_or_in_an_exception(certificates, caplog, case):
+    caplog.set_level(logging.DEBUG)
+
+    def proxy(peer: Peer) -> None:
+        assert SECRET in peer.read_head().field('Proxy-Authorization')
+        peer.send(case)
+
+    with ScriptedServer(proxy) as server:
+        conn = dugong.HTTPConnection(
+            'localhost',
+            443,
+            certificates.client_context,
+            proxy=server.address,
+            proxy_headers={'Proxy-Authorization': 'Basic ' + SECRET},
+        )
+        conn.timeout = LIMIT
+        with pytest.raises(Exception) as caught:
+            conn.connect()
+        conn.disconnect()
+    exc: Any = caught.value
+    while exc is not None:
+        assert SECRET not in repr(exc) + str(exc)
+        exc = exc.__context__
     assert SECRET not in caplog.text
 
 
