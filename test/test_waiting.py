@@ -1,0 +1,753 @@
+"""What every driver of coroutines must do, whichever event loop it belongs to.
+
+The drivers are the blocking one, `AioFuture` on asyncio's and on uvloop's event loop, and the
+recipes of `examples/trio_get.py` and `examples/own_loop.py`.
+"""
+
+import fcntl
+import os
+import resource
+import select
+import socket
+import ssl
+import threading
+import time
+from typing import Any, Callable, Iterator, List, Tuple
+
+import pytest
+from conftest import Certificates
+from servers import Peer
+from waiting_support import (
+    DRIVERS,
+    LIMIT,
+    REPLY,
+    Blocking,
+    Counted,
+    Crt,
+    Driver,
+    Thread,
+    Trio,
+    answer_all,
+    black_hole,
+    driver_params,
+    needs_proc,
+    nothing_left,
+    notified,
+    set_small_buffer,
+    signal_storm,
+)
+
+from dugong import (
+    POLLIN,
+    POLLOUT,
+    BodyFollowing,
+    ConnectionClosed,
+    ConnectionTimedOut,
+    HTTPConnection,
+    PollNeeded,
+)
+
+Pair = Tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture(params=driver_params(DRIVERS))
+def driver(request: pytest.FixtureRequest) -> Driver:
+    return request.param
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        yield ours, theirs
+
+
+#: More than the kernel takes without anybody receiving it, see `set_small_buffer`.
+SIZE = 1_000_000
+
+
+class Boom(Exception):
+    pass
+
+
+def wait(sock: socket.socket, mask: int) -> 'Crt[int]':
+    yield PollNeeded(sock.fileno(), mask)
+    return sock.fileno()
+
+
+def fill(sock: socket.socket) -> None:
+    with pytest.raises(BlockingIOError):
+        while True:
+            sock.send(bytes(65536))
+
+
+def drain(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            sock.recv(1 << 20)
+
+
+def when_waiting(crt: 'Crt[Any]', function: Callable[..., Any], *args: Any) -> 'Crt[Any]':
+    """Run *crt*; another thread calls *function* once it waits."""
+    waiting = threading.Event()
+
+    def work() -> None:
+        assert waiting.wait(LIMIT)
+        function(*args)
+
+    thread = Thread(work)
+    try:
+        return (yield from notified(crt, waiting))
+    finally:
+        thread.finish()
+
+
+# Results
+
+
+def test_result_without_a_wait(driver: Driver) -> None:
+    def crt() -> 'Crt[str]':
+        return 'result'
+        yield
+
+    assert driver.run(crt()) == 'result'
+
+
+def test_exception_without_a_wait(driver: Driver) -> None:
+    def crt() -> 'Crt[None]':
+        raise Boom
+        yield
+
+    with pytest.raises(Boom):
+        driver.run(crt())
+
+
+def test_exception_after_a_wait(driver: Driver, pair: Pair) -> None:
+    def crt() -> 'Crt[None]':
+        yield from wait(pair[0], POLLOUT)
+        raise Boom
+
+    with pytest.raises(Boom):
+        driver.run(crt())
+
+
+# Readiness
+
+
+@pytest.mark.parametrize('mask', [POLLIN, POLLIN | POLLOUT])
+def test_input_that_is_there_already(driver: Driver, pair: Pair, mask: int) -> None:
+    fill(pair[0])
+    pair[1].send(b'x')
+    assert driver.run(wait(pair[0], mask)) == pair[0].fileno()
+
+
+@pytest.mark.parametrize('mask', [POLLIN, POLLIN | POLLOUT])
+def test_input_that_comes_later(driver: Driver, pair: Pair, mask: int) -> None:
+    fill(pair[0])
+    driver.run(when_waiting(wait(pair[0], mask), pair[1].send, b'x'))
+
+
+@pytest.mark.parametrize('mask', [POLLOUT, POLLIN | POLLOUT])
+def test_room_that_is_there_already(driver: Driver, pair: Pair, mask: int) -> None:
+    driver.run(wait(pair[0], mask))
+
+
+@pytest.mark.parametrize('mask', [POLLOUT, POLLIN | POLLOUT])
+def test_room_that_comes_later(driver: Driver, pair: Pair, mask: int) -> None:
+    fill(pair[0])
+    driver.run(when_waiting(wait(pair[0], mask), drain, pair[1]))
+
+
+@pytest.mark.parametrize('mask', [POLLIN, POLLOUT, POLLIN | POLLOUT])
+def test_hang_up(driver: Driver, pair: Pair, mask: int) -> None:
+    fill(pair[0])
+    driver.run(when_waiting(wait(pair[0], mask), pair[1].close))
+
+
+def test_one_wait_after_the_other(driver: Driver, pair: Pair) -> None:
+    """In changing directions, on one descriptor and on another."""
+    other, another = socket.socketpair()
+
+    def crt() -> 'Crt[bytes]':
+        result = b''
+        for _ in range(50):
+            yield PollNeeded(pair[0].fileno(), POLLOUT)
+            pair[0].send(b'a')
+            pair[1].send(b'b')
+            yield PollNeeded(pair[0].fileno(), POLLIN)
+            result += pair[0].recv(1)
+            another.send(b'c')
+            yield PollNeeded(other.fileno(), POLLIN | POLLOUT)
+            result += other.recv(1)
+        return result
+
+    with other, another:
+        assert driver.run(crt()) == b'bc' * 50
+
+
+def test_two_wait_for_the_two_directions_of_a_socket(driver: Driver, pair: Pair) -> None:
+    fill(pair[0])
+
+    def make_room() -> 'Crt[str]':
+        yield PollNeeded(pair[0].fileno(), POLLOUT)
+        return 'sent'
+
+    def receive() -> 'Crt[bytes]':
+        yield PollNeeded(pair[0].fileno(), POLLIN)
+        drain(pair[1])
+        return pair[0].recv(10)
+
+    def send() -> 'Crt[str]':
+        pair[1].send(b'x')
+        return 'started'
+        yield
+
+    assert driver.run_all([make_room(), receive(), send()]) == ['sent', b'x', 'started']
+
+
+def test_two_wait_for_the_same_direction_of_a_socket(driver: Driver, pair: Pair) -> None:
+    """TLS makes that legal: a sender may have to receive, and a receiver to send."""
+
+    def send() -> 'Crt[None]':
+        pair[1].send(b'x')
+        return
+        yield
+
+    waits = [wait(pair[0], mask) for mask in (POLLIN, POLLIN, POLLIN | POLLOUT)]
+    fill(pair[0])
+    assert driver.run_all([*waits, send()]) == [pair[0].fileno()] * 3 + [None]
+
+
+# Time limits
+
+
+def test_timeout(driver: Driver, pair: Pair) -> None:
+    ended = []
+
+    def crt() -> 'Crt[None]':
+        try:
+            yield from wait(pair[0], POLLIN)
+        finally:
+            ended.append(True)
+
+    began = time.monotonic()
+    with pytest.raises(driver.timed_out):
+        driver.run(crt(), 0.05)
+    assert 0.049 <= time.monotonic() - began < 5
+    assert ended == [True]
+
+
+def test_timeout_of_an_operation(driver: Driver, connect: Any, transport: str) -> None:
+    conn = connect(lambda peer: peer.read_to_eof())
+    conn.send_request('GET', '/')
+    for _ in range(2):
+        with pytest.raises(driver.timed_out):
+            driver.run(conn.co_read_response(), 0.02)
+    assert conn.response_pending()
+
+
+def test_no_timeout_if_it_happens_in_time(driver: Driver, pair: Pair) -> None:
+    driver.run(when_waiting(wait(pair[0], POLLIN), pair[1].send, b'x'), LIMIT)
+
+
+@pytest.mark.slow
+def test_timeout_bounds_each_wait_and_not_their_sum(driver: Driver, pair: Pair) -> None:
+    if isinstance(driver, Trio):
+        pytest.skip('time limits of Trio are of another kind')
+
+    def crt() -> 'Crt[None]':
+        for _ in range(3):
+            timer = threading.Timer(0.12, pair[1].send, [b'x'])
+            timer.start()
+            yield from wait(pair[0], POLLIN)
+            pair[0].recv(1)
+            timer.join()
+
+    began = time.monotonic()
+    driver.run(crt(), 0.3)
+    assert time.monotonic() - began >= 0.35
+
+
+# Cancelling
+
+
+def test_cancel_ends_the_coroutine(driver: Driver, pair: Pair) -> None:
+    ended = []
+
+    def crt() -> 'Crt[None]':
+        try:
+            yield from wait(pair[0], POLLIN)
+        finally:
+            ended.append(True)
+
+    driver.cancel(crt())
+    assert ended == [True]
+    # Nothing is left that watches the descriptor.
+    pair[1].send(b'x')
+    driver.run(wait(pair[0], POLLIN))
+
+
+def test_cancelled_read_loses_nothing(driver: Driver, connect: Any, transport: str) -> None:
+    go = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        assert go.wait(LIMIT)
+        peer.respond(b'hello')
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    driver.cancel(conn.co_read_response())
+    go.set()
+    assert driver.run(conn.co_read_response()).status == 200
+    assert driver.run(conn.co_readall()) == b'hello'
+
+
+def test_cancelled_upload_breaks_the_connection(
+    driver: Driver, connect: Any, transport: str
+) -> None:
+    conn = connect(hold)
+    conn.connect()
+    set_small_buffer(conn._sock)
+    driver.cancel(conn.co_send_request('PUT', '/', body=bytes(SIZE)))
+    with pytest.raises(ConnectionClosed):
+        conn.read_response()
+    assert conn._sock is None
+
+
+def hold(peer: Peer) -> None:
+    """Wait until the client has closed, without receiving what it sends."""
+    # Its FIN cannot come through a full buffer, but the end of the server can.
+    poller = select.poll()
+    poller.register(peer.sock.fileno(), select.POLLRDHUP)
+    assert poller.poll(LIMIT * 1000)
+
+
+@needs_proc
+def test_cancelled_connect_leaves_nothing(driver: Driver) -> None:
+    with black_hole() as address, nothing_left():
+        conn = HTTPConnection(*address)
+        driver.cancel(conn.co_connect())
+        assert conn._sock is None
+
+
+# Closed by another thread
+
+
+@pytest.mark.parametrize('read', ['co_read_response', 'co_read', 'co_readall', 'co_discard'])
+def test_disconnect_by_another_thread_ends_a_read(
+    driver: Driver, connect: Any, transport: str, read: str
+) -> None:
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        if read != 'co_read_response':
+            peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n')
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    arguments: Tuple[Any, ...] = ()
+    if read != 'co_read_response':
+        conn.read_response()
+        arguments = (10,) if read == 'co_read' else ()
+    crt = getattr(conn, read)(*arguments)
+    with pytest.raises(ConnectionClosed, match='disconnect'):
+        driver.run(when_waiting(crt, conn.disconnect))
+    assert conn._sock is None
+
+
+def test_disconnect_by_another_thread_ends_a_send(
+    driver: Driver, connect: Any, transport: str
+) -> None:
+    conn = connect(hold)
+    conn.connect()
+    set_small_buffer(conn._sock)
+    crt = conn.co_send_request('PUT', '/', body=bytes(SIZE))
+    with pytest.raises(ConnectionClosed, match='disconnect'):
+        driver.run(when_waiting(crt, conn.disconnect))
+    assert conn._sock is None
+
+
+def test_disconnect_by_another_thread_ends_a_connect(driver: Driver) -> None:
+    with black_hole() as address:
+        conn = HTTPConnection(*address)
+        with pytest.raises(ConnectionClosed, match='disconnect'):
+            driver.run(when_waiting(conn.co_connect(), conn.disconnect))
+        assert conn._sock is None
+
+
+def test_disconnect_ends_a_sender_and_a_reader(
+    driver: Driver, connect: Any, transport: str
+) -> None:
+    """Both wait for one socket when it is closed."""
+    conn = connect(hold)
+    conn.connect()
+    set_small_buffer(conn._sock)
+
+    def expect_closed(crt: 'Crt[Any]') -> 'Crt[bool]':
+        with pytest.raises(ConnectionClosed, match='disconnect'):
+            yield from crt
+        return True
+
+    def disconnect() -> 'Crt[None]':
+        conn.disconnect()
+        return
+        yield
+
+    assert driver.run_all(
+        [
+            expect_closed(conn.co_send_request('PUT', '/', body=bytes(SIZE))),
+            expect_closed(conn.co_read_response()),
+            disconnect(),
+        ]
+    ) == [True, True, None]
+    assert conn._sock is None
+
+
+# Large descriptors
+
+
+def test_descriptor_above_1024(driver: Driver, pair: Pair) -> None:
+    fd = fcntl.fcntl(pair[0].fileno(), fcntl.F_DUPFD, 1500)
+    try:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            driver.run(when_waiting(wait(sock, POLLIN), pair[1].send, b'x'))
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.slow
+def test_connection_with_descriptors_above_1024(
+    driver: Driver, connect: Any, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is opened on the way, too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip('cannot have so many descriptors')
+    if soft != resource.RLIM_INFINITY and soft < 2000:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    conn = connect(answer_all())
+    conn.hostname = 'localhost'
+    resolved = socket.getaddrinfo('127.0.0.1', conn.port, 0, socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, 'getaddrinfo', lambda *args: resolved)
+    null = os.open(os.devnull, os.O_RDONLY)
+    occupied = [null]
+    try:
+        while occupied[-1] < 1100:
+            occupied.append(os.dup(null))
+        driver.run(conn.co_send_request('GET', '/'))
+        assert conn._sock.fileno() > 1024
+        assert driver.run(conn.co_read_response()).status == 200
+        assert driver.run(conn.co_readall()) == b'hello'
+    finally:
+        for fd in occupied:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# No busy loops
+
+
+@pytest.mark.slow
+def test_idle_wait_wakes_up_once(driver: Driver, pair: Pair) -> None:
+    timer = threading.Timer(0.2, pair[1].send, [b'x'])
+    timer.start()
+    counted = Counted(wait(pair[0], POLLIN))
+    used = time.process_time()
+    driver.run(counted.crt)
+    used = time.process_time() - used
+    timer.join()
+    assert counted.waits == 1
+    # Not by waking up in a place where it is not counted, either.
+    assert used < 0.15
+
+
+@pytest.mark.slow
+def test_waiting_for_a_response_wakes_up_once(
+    driver: Driver, connect: Any, transport: str
+) -> None:
+    go = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        assert go.wait(LIMIT)
+        peer.respond(b'hello')
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    counted = Counted(conn.co_read_response())
+    timer = threading.Timer(0.2, go.set)
+    timer.start()
+    driver.run(counted.crt)
+    timer.join()
+    # TLS may have session tickets arrive before.
+    assert counted.waits <= 3
+
+
+@pytest.mark.slow
+def test_part_of_a_tls_record_does_not_keep_the_reader_busy(
+    driver: Driver, serve: Any, certificates: Certificates
+) -> None:
+    go = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        server = _RawTls(peer, certificates.server_context)
+        server.read_request()
+        record = server.record(REPLY)
+        peer.send(record[:20])
+        assert go.wait(LIMIT)
+        peer.send(record[20:])
+        peer.read_to_eof()
+
+    server = serve(handle)
+    conn = HTTPConnection(server.host, server.port, certificates.client_context)
+    with conn:
+        driver.run(conn.co_send_request('GET', '/'))
+        counted = Counted(conn.co_read_response())
+        timer = threading.Timer(0.2, go.set)
+        timer.start()
+        assert driver.run(counted.crt).status == 200
+        timer.join()
+        assert counted.waits <= 5
+        assert driver.run(conn.co_readall()) == b'hello'
+
+
+class _RawTls:
+    """The server's end of TLS, with the records in the hands of the test."""
+
+    def __init__(self, peer: Peer, context: ssl.SSLContext) -> None:
+        self._peer = peer
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
+        self._call(self._tls.do_handshake)
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        while True:
+            try:
+                return function(*args)
+            except ssl.SSLWantReadError:
+                self._peer.send(self._out.read())
+                data = self._peer.sock.recv(65536)
+                assert data
+                self._in.write(data)
+            finally:
+                self._peer.send(self._out.read())
+
+    def read_request(self) -> None:
+        data = b''
+        while not data.endswith(b'\r\n\r\n'):
+            data += self._call(self._tls.read, 65536)
+
+    def record(self, data: bytes) -> bytes:
+        self._tls.write(data)
+        return self._out.read()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'early',
+    [b'HTTP/1.1 100 Continue\r\n\r\n', b'HTTP/1.1 200 OK\r\n', b'HTTP/1.1 200 OK\r\n\r\n'],
+    ids=['interim', 'part', 'final'],
+)
+def test_early_answer_does_not_keep_the_sender_busy(
+    driver: Driver, connect: Any, transport: str, early: bytes
+) -> None:
+    go = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(early)
+        assert go.wait(LIMIT)
+        peer.read_exactly(SIZE)
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.connect()
+    set_small_buffer(conn._sock)
+    run_while_stalled(driver, conn.co_send_request('PUT', '/', body=bytes(SIZE)), go)
+
+
+def run_while_stalled(driver: Driver, crt: 'Crt[None]', go: threading.Event) -> None:
+    """Run *crt*, which waits until *go* is set, and check that it really waits until then."""
+    counted = Counted(crt)
+    waiting = threading.Event()
+    waits: List[int] = []
+
+    def watch() -> None:
+        assert waiting.wait(LIMIT)
+        for _ in range(2):
+            # Time for thousands of turns of a busy loop.
+            assert not go.wait(0.1)
+            waits.append(counted.waits)
+        go.set()
+
+    thread = Thread(watch)
+    driver.run(notified(counted.crt, waiting))
+    thread.finish()
+    assert waits[1] - waits[0] <= 5
+
+
+@pytest.mark.slow
+def test_unread_answers_do_not_keep_the_sender_busy(
+    driver: Driver, connect: Any, transport: str
+) -> None:
+    """The answer to an earlier request has arrived and nobody reads it."""
+    go = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.respond(b'hello')
+        peer.read_head()
+        assert go.wait(LIMIT)
+        peer.read_exactly(SIZE)
+        peer.respond(b'world')
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    set_small_buffer(conn._sock)
+    run_while_stalled(driver, conn.co_send_request('PUT', '/', body=bytes(SIZE)), go)
+    for body in (b'hello', b'world'):
+        assert driver.run(conn.co_read_response()).status == 200
+        assert driver.run(conn.co_readall()) == body
+
+
+def test_refusal_behind_an_unread_answer_ends_the_upload(
+    driver: Driver, connect: Any, transport: str
+) -> None:
+    """The reader takes the earlier answer while the sender waits, and then is done.
+
+    What it receives may contain both answers.
+    """
+    answered = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.respond(b'hello')
+        peer.read_head()
+        peer.respond(b'too much', '413 Content Too Large', 'Connection: close')
+        answered.set()
+        hold(peer)
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    set_small_buffer(conn._sock)
+
+    def upload() -> 'Crt[bool]':
+        with pytest.raises(ConnectionClosed):
+            yield from conn.co_send_request('PUT', '/', body=bytes(SIZE))
+        return True
+
+    def read() -> 'Crt[bytes]':
+        assert answered.wait(LIMIT)
+        response = yield from conn.co_read_response()
+        assert response.status == 200
+        return (yield from conn.co_readall())
+
+    assert driver.run_all([upload(), read()]) == [True, b'hello']
+    assert driver.run(conn.co_read_response()).status == 413
+    assert driver.run(conn.co_readall()) == b'too much'
+
+
+# Signals
+
+# When its loop ends, Trio closes the socket that signals are reported to while they are.
+ignore_late_signals = pytest.mark.filterwarnings(
+    'ignore:Exception ignored when trying to write to the signal wakeup fd'
+)
+
+
+@ignore_late_signals
+@pytest.mark.slow
+def test_signal_storm(driver: Driver, connect: Any, transport: str) -> None:
+    """Signals come at any moment, and nothing is lost or done twice."""
+    size = 1_000_000
+
+    def handle(peer: Peer) -> None:
+        for number in range(3):
+            request = peer.read_request()
+            peer.respond(request.body + b'%d' % number)
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    with signal_storm() as count:
+        for number in range(3):
+            body = bytes([number]) * size
+            driver.run(conn.co_send_request('PUT', '/', body=BodyFollowing(size)))
+            driver.run(conn.co_write(body))
+            assert driver.run(conn.co_read_response()).status == 200
+            assert driver.run(conn.co_readall()) == body + b'%d' % number
+    assert count[0] > 3
+
+
+@ignore_late_signals
+@pytest.mark.slow
+def test_timeout_in_a_signal_storm(driver: Driver, pair: Pair) -> None:
+    began = time.monotonic()
+    with signal_storm() as count, pytest.raises(driver.timed_out):
+        driver.run(wait(pair[0], POLLIN), 0.3)
+    assert count[0] > 10
+    assert 0.299 <= time.monotonic() - began < 5
+
+
+# One sends, one reads
+
+
+def test_reader_that_comes_first_waits_for_the_connection(
+    driver: Driver, connect: Any, transport: str
+) -> None:
+    conn = connect(answer_all())
+
+    def read() -> 'Crt[bytes]':
+        response = yield from conn.co_read_response()
+        assert response.status == 200
+        return (yield from conn.co_readall())
+
+    # The sender has started, and is suspended, before the reader looks.
+    assert driver.run_all([conn.co_send_request('GET', '/'), read()]) == [None, b'hello']
+
+
+def test_sender_and_reader_side_by_side(driver: Driver, connect: Any, transport: str) -> None:
+    """More than fits into all buffers, both ways: each depends on the other."""
+    number, size = 12, 700_000
+
+    def handle(peer: Peer) -> None:
+        for _ in range(number):
+            peer.respond(peer.read_request().body)
+        peer.read_to_eof()
+
+    def body(index: int) -> bytes:
+        return bytes([index]) * size
+
+    conn = connect(handle)
+    conn.connect()
+
+    def send() -> 'Crt[None]':
+        for index in range(number):
+            yield from conn.co_send_request('PUT', '/', body=body(index))
+
+    def read() -> 'Crt[int]':
+        for index in range(number):
+            # Coroutines do not wait for a request that has not been started.
+            while not conn.response_pending():
+                yield PollNeeded(conn._sock.fileno(), POLLOUT)
+            response = yield from conn.co_read_response()
+            assert response.status == 200
+            assert (yield from conn.co_readall()) == body(index)
+        return number
+
+    assert driver.run_all([send(), read()]) == [None, number]
+
+
+def test_blocking_driver_is_the_one_of_the_methods(connect: Any, transport: str) -> None:
+    """The first of the drivers is not one made up for the tests."""
+    conn = connect(lambda peer: peer.read_to_eof())
+    conn.timeout = 0.02
+    conn.send_request('GET', '/')
+    with pytest.raises(ConnectionTimedOut):
+        conn.read_response()
+    assert isinstance(DRIVERS[0], Blocking)
