@@ -948,6 +948,31 @@ def test_close_disconnects_after_a_framing_error(wire, case):
     assert wire.conn._sock is None
 
 
+HEAD_ERRORS = [
+    *[b'nonsense\r\n\r\n', b'HTTP/1.1 20 OK\r\n\r\n', b'HTTP/1.1 200 OK\r\nA : b\r\nC: d\r\n\r\n'],
+    *[b'HTTP/1.1 200 OK\nA: b\n\n', b'HTTP/1.1 200 OK\r\nA: b\nC: d\r\n\r\n'],
+    *[b'HTTP/2 200 OK\r\n\r\n'],
+]
+
+
+@rows(*HEAD_ERRORS)
+def test_read_raw_shows_every_byte_of_a_wrong_head(wire, feeding, case):
+    wire.request()
+    pieces = iter(feeding(case + b'THE REST'))
+    with pytest.raises((InvalidResponse, UnsupportedResponse)):
+        wire.drive(wire.conn.co_read_response(), pieces)
+    for piece in pieces:
+        wire.feed(piece)
+    wire.end()
+    seen = b''
+    while True:
+        piece = wire.conn.read_raw(5)
+        if not piece:
+            break
+        seen += piece
+    assert seen == case + b'THE REST'
+
+
 @rows(*FRAMING_ERRORS)
 def test_read_raw_shows_what_the_server_sent(wire, case):
     stream, kind = FRAMING_ERRORS[case]
@@ -1033,6 +1058,10 @@ TRUNCATED = {
 }
 
 
+#: Set by CPython 3.8 and 3.9; ends with and without close_notify look the same then.
+SSL_OP_IGNORE_UNEXPECTED_EOF = 0x80
+
+
 def tls_ending(data: bytes, notify: bool) -> Callable[[Peer], None]:
     """Answer with *data* and end the connection with or without close_notify."""
 
@@ -1068,8 +1097,7 @@ def test_a_truncated_message_over_tls_is_connection_closed(connect, serve, notif
 def test_a_body_until_close_over_tls(connect, serve, certificates, notify, strict, form):
     context = ssl.create_default_context()
     certificates.authority.configure_trust(context)
-    # SSL_OP_IGNORE_UNEXPECTED_EOF: set by CPython 3.8 and 3.9, it makes both ends look the same.
-    context.options &= ~0x80
+    context.options &= ~SSL_OP_IGNORE_UNEXPECTED_EOF
     server = serve(tls_ending(fields(b'Connection: close') + b'hello', notify), tls=True)
     conn = connect(server, ssl_context=context)
     assert conn.strict_eof is False
@@ -1087,6 +1115,22 @@ def test_a_body_until_close_over_tls(connect, serve, certificates, notify, stric
         dugong.eval_coroutine(FORMS[form](conn, data), LIMIT)
         assert conn.read(1) == b''
         assert data == (b'' if form == 'discard' else b'hello')
+
+
+@pytest.mark.parametrize('notify', [True, False], ids=['close_notify', 'no close_notify'])
+def test_strict_eof_trusts_no_end_if_the_context_hides_how_it_came(
+    connect, serve, certificates, notify
+):
+    context = ssl.create_default_context()
+    certificates.authority.configure_trust(context)
+    context.options |= SSL_OP_IGNORE_UNEXPECTED_EOF
+    server = serve(tls_ending(fields(b'Connection: close') + b'hello', notify), tls=True)
+    conn = connect(server, ssl_context=context)
+    conn.strict_eof = True
+    conn.send_request('GET', '/')
+    conn.read_response()
+    with pytest.raises(ConnectionClosed):
+        conn.readall()
 
 
 # --- a slow drip costs linear time ---
