@@ -100,6 +100,8 @@ def no_leaks() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     gc.collect()
+    # What exists now need not be looked at after each of the tests to come.
+    gc.freeze()
     for thread in set(threading.enumerate()) - before:
         thread.join(LIMIT)
         assert not thread.is_alive(), f'{thread} goes on after the test'
