@@ -559,6 +559,8 @@ def test_a_bare_line_feed_in_a_head_is_invalid(wire, feeding, case):
 
 @rows(
     b'5\nhello\r\n0\r\n\r\n',
+    b'5 \nhello\r\n0\r\n\r\n',
+    b'5X\nhello\r\n0\r\n\r\n',
     b'5\r\nhello\n0\r\n\r\n',
     b'5\r\nhello\r\n0\n\r\n',
     b'5\r\nhello\r\n0\r\n\n',
@@ -1299,6 +1301,20 @@ def test_a_credential_that_cannot_become_a_string_is_not_quoted(wire, caplog, na
     with pytest.raises((TypeError, ValueError)):
         wire.conn.send_request('GET', '/', headers={name: CREDENTIALS[name]}, body='text')
     assert SECRET not in caplog.text
+
+
+@rows(b'X', NEXT, b'\x15\x03\x01\x00\x02\x02\x46')
+def test_octets_behind_the_answer_to_connect_are_invalid(certificates, case):
+    def proxy(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(b'HTTP/1.1 200 OK\r\n\r\n' + case)
+
+    with ScriptedServer(proxy) as server, dugong.HTTPConnection(
+        'localhost', 443, certificates.client_context, proxy=server.address
+    ) as conn:
+        conn.timeout = LIMIT
+        with pytest.raises(InvalidResponse):
+            conn.connect()
 
 
 @rows(
