@@ -136,6 +136,8 @@ class Server:
     limits: Mapping[str, Limit] = {}
     #: Whether a connection is good for more than one request.
     keeps_alive = True
+    #: How many requests `pipeline()` may send ahead.
+    max_pending = 1000
     #: Whether it asks for every body, be it wanted or not.
     always_continues = False
     #: Sent with every request.
@@ -586,6 +588,13 @@ class Gunicorn(PythonServer):
     kind = 'gunicorn'
     always_continues = True
     modules = ('gunicorn',)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        if int(self.version().split('.')[0]) < 27:
+            limit = Limit('before version 27, leaves pipelined requests lying: max_pending=1')
+            self.limits = {'pipelining': limit, 'keep-alive limit': limit}
+            self.max_pending = 1
 
 
 class Werkzeug(PythonServer):

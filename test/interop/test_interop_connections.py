@@ -114,14 +114,14 @@ def test_requests_sent_before_the_first_answer_is_read(server, conn):
 
 
 def pipeline_of_bodies(conn, wanted, reader):
-    pipeline = conn.pipeline(wanted, max_pending=DEPTH)
+    pipeline = conn.pipeline(wanted, max_pending=reader.server.max_pending)
     for response in pipeline:
         reader.check(response, response.body)
     return pipeline
 
 
 def pipeline_of_streams(conn, wanted, reader):
-    pipeline = conn.pipeline(wanted, max_pending=DEPTH, stream=True)
+    pipeline = conn.pipeline(wanted, max_pending=reader.server.max_pending, stream=True)
     for response in pipeline:
         reader.check(response, conn.readall())
     return pipeline
@@ -129,7 +129,7 @@ def pipeline_of_streams(conn, wanted, reader):
 
 def pipeline_in_asyncio(conn, wanted, reader):
     async def run():
-        pipeline = conn.co_pipeline(wanted, max_pending=DEPTH)
+        pipeline = conn.co_pipeline(wanted, max_pending=reader.server.max_pending)
         async for response in pipeline:
             reader.check(response, response.body)
         return pipeline
@@ -162,7 +162,10 @@ def test_pipeline_mixes_methods(server, conn):
         ('GET', '/docs/empty', dict(server.fields)),
         ('PUT', target, dict(server.fields), b'second'),
     ] * 5
-    replies = [(response.status, response.body) for response in conn.pipeline(wanted)]
+    replies = [
+        (response.status, response.body)
+        for response in conn.pipeline(wanted, max_pending=server.max_pending)
+    ]
     for number, (status, body) in enumerate(replies):
         if wanted[number][0] == 'PUT':
             assert status in (200, 201, 204)
@@ -234,7 +237,7 @@ def test_a_restart_between_requests_shows_and_a_new_connection_works(server):
 def test_pipeline_goes_on_over_a_restart(server, conn):
     count = 300 if server.keeps_alive else 30
     reader = Reader(server)
-    pipeline = conn.pipeline(requests(server, count))
+    pipeline = conn.pipeline(requests(server, count), max_pending=server.max_pending)
     for response in pipeline:
         reader.check(response, response.body)
         if reader.answers == count // 2:

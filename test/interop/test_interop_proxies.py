@@ -4,7 +4,7 @@ import json
 
 import pytest
 from interop_drivers import ask, check_body
-from interop_servers import PROXIES, proxy_authorization
+from interop_servers import NUMBERED, PROXIES, proxy_authorization
 
 from dugong import ProxyError
 
@@ -56,9 +56,9 @@ def test_the_origin_never_sees_the_credentials(server, conn):
 
 @authenticating
 def test_each_request_of_a_pipeline_is_authenticated(server, conn):
-    paths = [f'/docs/n/{number}' for number in range(50)]
+    paths = [f'/docs/n/{number}' for number in range(NUMBERED)]
     replies = [(response.status, response.body) for response in conn.pipeline(paths)]
-    assert replies == [(200, server.site.documents[f'n/{number}']) for number in range(50)]
+    assert replies == [(200, server.site.documents[f'n/{number}']) for number in range(NUMBERED)]
 
 
 @all_proxies
