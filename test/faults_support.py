@@ -6,6 +6,7 @@ import os
 import queue
 import socket
 import ssl
+import threading
 from typing import Any, Callable, Generator, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 from servers import LIMIT, Peer, ScriptedServer
@@ -345,14 +346,23 @@ class FaultServer:
         self._tls = transport == 'tls'
         self._proxy = transport == 'proxy'
         self._plans: queue.SimpleQueue[Tuple[Exchange, Fault]] = queue.SimpleQueue()
+        self._started = threading.Semaphore(0)
         self.server = ScriptedServer(self._handle)
 
     def plan(self, exchange: Exchange, fault: Fault) -> None:
         """Say what the next connection will be."""
         self._plans.put((exchange, fault))
 
+    def wait_until_started(self) -> None:
+        """Wait until the connection for the last plan has arrived.
+
+        A client that gives up early could otherwise be overtaken by the next connection.
+        """
+        assert self._started.acquire(timeout=LIMIT)
+
     def _handle(self, plain: Peer) -> None:
         exchange, fault = self._plans.get(timeout=LIMIT)
+        self._started.release()
         peer: Optional[FaultyPeer] = None
         # The client may hang up at any time, or refuse what is sent.
         with contextlib.suppress(OSError, EOFError):
@@ -408,6 +418,7 @@ def run_case(server: FaultServer, conn: HTTPConnection, case: Case) -> None:
             raise
         error = ConnectionClosed(str(exc))
     judge(case, client, error)
+    server.wait_until_started()
     conn.reset()
     conn.timeout = LIMIT
     # Through the proxy it takes that exchange to get anywhere.
@@ -416,6 +427,7 @@ def run_case(server: FaultServer, conn: HTTPConnection, case: Case) -> None:
     client = Client(conn, 'readall', case.style)
     client.run(again.talk(client))
     assert client.answers == again.bodies
+    server.wait_until_started()
     conn.reset()
 
 
