@@ -237,7 +237,10 @@ class BlockReader:
             line = bytes(self._partial[:-2])
             if not line and (self._lines or not self._has_status_line):
                 self._partial.clear()
-                return b'\r\n'.join(self._lines).decode('latin1')
+                text = b'\r\n'.join(self._lines).decode('latin1')
+                # The empty line has been taken, too, should the block turn out to be wrong.
+                self._lines.append(b'')
+                return text
             if self._lines or not self._has_status_line:
                 # The size of a block is that of its lines with the line ends between them.
                 self._size += len(line) + 2

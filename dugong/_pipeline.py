@@ -54,10 +54,13 @@ _MAX_BYTES = 1 << 18
 _PIPELINING_ERRORS = frozenset((400, 408, 500, 501, 502, 503, 504))
 
 
+_CLOSED = 'the pipeline was closed before all answers were read'
+
+
 class _Item:
     """A request of the caller: *given* as it came, and as method, path, headers and body."""
 
-    __slots__ = ('alone', 'arguments', 'behind', 'given', 'idempotent', 'request', 'size')
+    __slots__ = ('alone', 'arguments', 'behind', 'given', 'idempotent', 'request', 'sent', 'size')
 
     def __init__(self, given: Any) -> None:
         self.given = given
@@ -83,11 +86,12 @@ class _Item:
         self.size = 0
         # Not to be sent behind unanswered requests, nor others behind it.
         self.alone = not self.idempotent
-        # Whether it was sent behind unanswered requests.
+        # Whether it was sent behind unanswered requests, and whether at all.
         self.behind = False
+        self.sent = False
 
-    def encode(self, conn: HTTPConnection) -> Request:
-        """Make the request that is sent; once for each time that it is."""
+    def encode(self, conn: HTTPConnection) -> None:
+        """Make the request that is sent. The caller may change the headers afterwards."""
 
         method, path, headers, body = self.arguments
         request = conn._make_request(method, path, headers, body, False)
@@ -95,7 +99,6 @@ class _Item:
             raise ValueError('a request that changes the protocol cannot be pipelined')
         self.size = len(request.head) + len(request.content or b'')
         self.request = request
-        return request
 
 
 class _Pipeline:
@@ -130,6 +133,7 @@ class _Pipeline:
         self._out: List[Data] = []
         self._current: Optional[_Item] = None
         self._finished = False
+        self._closed = False
         self._stepping = False
         self._window = min(max_pending, _FIRST_WINDOW)
         # Complete answers on this connection, and on the last one that was lost.
@@ -157,7 +161,8 @@ class _Pipeline:
     @property
     def uncertain(self) -> List[Any]:
         """Those of the unanswered requests that were sent and are not idempotent."""
-        return [item.given for item in self._flight if not item.idempotent]
+        items = (*self._flight, *self._waiting)
+        return [item.given for item in items if item.sent and not item.idempotent]
 
     def retry(self) -> None:
         """Put the request of the last response in front again, for a body that could not be read.
@@ -167,15 +172,27 @@ class _Pipeline:
 
         if not self._stream or self._current is None or self._finished:
             raise StateError('there is no streamed response whose request could be repeated')
-        self._waiting.appendleft(self._current)
+        repeated = self._current
         self._current = None
+        if self._flight:
+            # Their answers would come first on this connection.
+            assert self._session is not None
+            self._drop_unsent(self._session)
+            self._take_back()
+            self._next_session()
+        self._waiting.appendleft(repeated)
         self.repeated += 1
 
     def close(self) -> None:
         """Give up the rest. If answers are outstanding, the connection is broken afterwards."""
 
-        if not self._finished:
-            self._finish('the pipeline was closed before all answers were read')
+        if self._stepping:
+            # In another thread or coroutine, which puts the rest in order when it is woken up.
+            self._closed = True
+            if self._session is not None:
+                self._session.stream.abort(_CLOSED)
+        elif not self._finished:
+            self._finish(_CLOSED)
 
     def __del__(self) -> None:
         # It may not have got through its constructor.
@@ -203,11 +220,10 @@ class _Pipeline:
             self._stepping = False
 
     def _co_next(self) -> Coroutine[Optional[HTTPResponse]]:
-        session = self._session
         while (
             self._flight
             or self._next_item() is not None
-            or (session is not None and session.reading_body)
+            or (self._session is not None and self._session.reading_body)
         ):
             try:
                 session = yield from self._co_session()
@@ -216,6 +232,8 @@ class _Pipeline:
                 if self._current is not None:
                     self._completed()
                     continue
+                session.assume_close = self._conn.assume_close
+                session.strict_eof = self._conn.strict_eof
                 return (yield from self._co_answer(session))
             except (ConnectionClosed, ConnectionTimedOut) as exc:
                 self._lost(exc)
@@ -249,10 +267,15 @@ class _Pipeline:
         stream = session.stream
         if stream.forgotten:
             raise ConnectionClosed(stream.cause)
+        if session.fault is not None:
+            # Broken by what the caller, or an interruption, did with a streamed body.
+            raise ConnectionClosed(session.fault.msg)
         session.raise_fault()
-        if self._flight or session.reading_body:
-            if session.ended is not None and not session.reading_body:
-                self._completed()
+        if session.reading_body:
+            return session
+        self._completed()
+        if self._flight:
+            if session.ended is not None:
                 raise ConnectionClosed(session.ended)
             return session
         if stream.connected and session.usable:
@@ -260,6 +283,7 @@ class _Pipeline:
             session.check_idle()
         if not session.usable or session.ended or session.closing or session.send_fault:
             self._answered_before_loss = self._answered
+            self._drop_unsent(session)
             session = self._next_session()
         if not session.stream.connected:
             self.connections += 1
@@ -277,9 +301,12 @@ class _Pipeline:
         """Take back what the lost connection did not answer; raise *exc* if that is enough."""
 
         session = self._session
-        assert session is not None
+        if session is None:
+            raise exc
         self._current = None
         self._drop_unsent(session)
+        if self._closed:
+            raise ConnectionClosed(_CLOSED) from exc
         if session.stream.forgotten:
             raise exc
         flight = self._flight
@@ -294,11 +321,20 @@ class _Pipeline:
             raise exc
         self._window = max(1, min(self._window, self._answered // 2))
         self._answered_before_loss = self._answered
+        self._take_back()
+        self._next_session()
+
+    def _take_back(self) -> None:
+        """Let what was sent and not answered wait again."""
+
+        flight = self._flight
+        for item in flight:
+            assert item.request is not None
+            item.request = item.request.again()
         self.repeated += len(flight)
         self._waiting.extendleft(reversed(flight))
         flight.clear()
         self._flight_bytes = 0
-        self._next_session()
 
     def _drop_unsent(self, session: Session) -> None:
         """Forget what could not be sent; requests of which nothing was sent wait again."""
@@ -310,6 +346,9 @@ class _Pipeline:
         flight = self._flight
         while flight and flight[-1].size <= unsent:
             item = flight.pop()
+            assert item.request is not None
+            item.request = item.request.again()
+            item.sent = False
             unsent -= item.size
             self._flight_bytes -= item.size
             self.sent -= 1
@@ -368,9 +407,14 @@ class _Pipeline:
                 flight and (item.alone or self._flight_bytes + item.size > _MAX_BYTES)
             ):
                 break
+            if item.alone and self._current is not None:
+                # As long as the body before it may be broken, and repeated, it waits.
+                break
             self._waiting.popleft()
-            request = item.request or item.encode(self._conn)
+            request = item.request
+            assert request is not None
             item.behind = bool(flight)
+            item.sent = True
             flight.append(item)
             self._flight_bytes += item.size
             self.sent += 1
@@ -385,7 +429,7 @@ class _Pipeline:
                 session.closing = 'the request asked the server to close the connection'
         if pieces:
             try:
-                self._out = session.send_now(pieces)
+                session.send_now(pieces)
             except ConnectionClosed as exc:
                 # Answers that came before can still be read.
                 session.send_fault = exc
@@ -416,7 +460,7 @@ class _Pipeline:
         if (
             response.status in _PIPELINING_ERRORS
             and session.ended is not None
-            and item.behind
+            and (item.behind or len(flight) > 1)
             and not item.alone
         ):
             item.alone = True
@@ -424,7 +468,9 @@ class _Pipeline:
         if not self._stream:
             response.body = yield from self._co_drive(session, session.co_readall())
         flight.popleft()
-        item.request = None
+        # With *stream*, it may have to be repeated.
+        assert item.request is not None
+        item.request = item.request.again() if self._stream else None
         self._flight_bytes -= item.size
         self._current = item
         if not self._stream:

@@ -128,6 +128,17 @@ class Request:
         self.sent = True
         self.interim_responses = 0
 
+    def again(self) -> Request:
+        """Return the same request, to be sent once more."""
+
+        request = Request(self.method, self.path, NO_BODY)
+        request.head = self.head
+        request.content = self.content
+        if self.body is not NO_BODY:
+            request.body = RequestBody(self.body.length)
+        request.close = self.close
+        return request
+
     def prepare_source(self) -> None:
         """Read the first piece of the source, and complete the head by what that showed."""
 
@@ -448,9 +459,6 @@ class Session:
 
         body = request.body
         yield from self._co_send_source(body, source)
-        if self.send_fault is not None:
-            # A reader has seen that the server refuses the rest.
-            raise ConnectionClosed(self.send_fault.msg)
         if body.chunked:
             yield from self._co_send([b'0\r\n\r\n'], body)
             body.finish()
@@ -478,6 +486,9 @@ class Session:
                 return
             yield from self._co_send([piece], body)
             body.written(len(piece))
+        if self.send_fault is not None:
+            # A reader has seen that the server refuses the rest.
+            raise ConnectionClosed(self.send_fault.msg)
 
     def _read_source(self, source: Source, limit: Optional[int]) -> memoryview:
         try:
@@ -499,7 +510,7 @@ class Session:
         try:
             while body.remaining:
                 if stream.must_give_way:
-                    yield from stream.co_give_way()
+                    yield from self._co_wait_to_send(body)
                 try:
                     # Not the descriptor from before the wait: the file may have been closed.
                     size = stream.try_send_file(source.descriptor(), offset, body.remaining)
@@ -526,7 +537,7 @@ class Session:
             pieces = _joined(pieces)
         while pieces:
             if stream.must_give_way:
-                yield from stream.co_give_way()
+                yield from self._co_wait_to_send(body)
             size = stream.try_send_all(pieces) if vectored else stream.try_send(pieces[0])
             if size is None:
                 yield from self._co_wait_to_send(body)
@@ -534,8 +545,8 @@ class Session:
                 self._sent += size
                 pieces = _without(pieces, size)
 
-    def send_now(self, pieces: List[Data]) -> List[Data]:
-        """Send as much of *pieces* as is possible without waiting, and return the rest."""
+    def send_now(self, pieces: List[Data]) -> None:
+        """Send as much of *pieces* as is possible without waiting, and remove it from the list."""
 
         stream = self.stream
         while pieces:
@@ -543,12 +554,11 @@ class Session:
                 size = stream.try_send_all(pieces)
             else:
                 if len(pieces) > 1:
-                    pieces = [b''.join(pieces)]
+                    pieces[:] = [b''.join(pieces)]
                 size = stream.try_send(pieces[0])
             if size is None:
                 break
-            pieces = _without(pieces, size)
-        return pieces
+            pieces[:] = _without(pieces, size)
 
     def _co_wait_to_send(self, body: Optional[RequestBody]) -> Coroutine[None]:
         """Wait until sending can go on, or the answer to this request shows that it need not.

@@ -601,13 +601,10 @@ class Stream:
     def must_give_way(self) -> bool:
         """Whether so much was sent without a wait that others should have a turn."""
 
-        return self._sent_burst >= BURST
-
-    def co_give_way(self) -> Coroutine[None]:
-        """Let others have a turn."""
-
-        self._sent_burst = 0
-        yield self._writable
+        if self._sent_burst < BURST:
+            return False
+        self._need_send = self._writable
+        return True
 
     def stop_sending(self) -> None:
         """End a send that waits in another thread or coroutine. Receiving goes on."""
