@@ -1,9 +1,9 @@
 """State diagrams, made by running the library: `.. state-diagram:: response`.
 
-Nothing of a diagram is written down here but where the boxes stand and what the arrows are called.
-The states and their meaning come from the tables in the library; an arrow is drawn if that step was
-seen while the scenarios below were run. A state that no scenario reaches, a step that has no name,
-and a name that belongs to no step are errors.
+Nothing of a diagram is written down here but where the boxes stand and what the arrows are
+called. The states and their meaning come from the tables in the library; an arrow is drawn if
+that step was seen while the scenarios below were run. A state that no scenario reaches, a step
+that has no name, and a name that belongs to no step are errors.
 """
 
 import inspect
@@ -26,7 +26,7 @@ from dugong._parser import parse_head
 Step = Tuple[str, str]
 
 #: Where bodies come from.
-START = "head"
+START = 'head'
 
 #: Seconds after which a scenario that hangs is given up.
 LIMIT = 10
@@ -46,13 +46,13 @@ class Diagram(NamedTuple):
     def check(self) -> None:
         reached = {state for step in self.steps for state in step} - {START}
         for what, got, wanted in (
-            ("states reached", reached, set(self.states)),
-            ("states drawn", set(self.places) - {START}, set(self.states)),
-            ("names of steps", set(self.names), self.steps),
+            ('states reached', reached, set(self.states)),
+            ('states drawn', set(self.places) - {START}, set(self.states)),
+            ('names of steps', set(self.names), self.steps),
         ):
             if got != wanted:
                 raise ValueError(
-                    f"{what}: missing {sorted(wanted - got)}, unexpected {sorted(got - wanted)}"
+                    f'{what}: missing {sorted(wanted - got)}, unexpected {sorted(got - wanted)}'
                 )
 
 
@@ -85,14 +85,14 @@ def recording(cls: type, steps: Set[Step]) -> type:
 # Response bodies
 
 _HEADS_AND_BODIES = (
-    ("HTTP/1.1 200 OK\r\nContent-Length: 5", b"hello"),
+    ('HTTP/1.1 200 OK\r\nContent-Length: 5', b'hello'),
     (
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked",
-        b"5\r\nhello\r\n3\r\nyou\r\n0\r\nDate: today\r\n\r\n",
+        'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked',
+        b'5\r\nhello\r\n3\r\nyou\r\n0\r\nDate: today\r\n\r\n',
     ),
-    ("HTTP/1.1 200 OK\r\nConnection: close", b"hello"),
-    ("HTTP/1.1 200 OK\r\nContent-Length: +5", b"hello"),
-    ("HTTP/1.1 204 No Content", b""),
+    ('HTTP/1.1 200 OK\r\nConnection: close', b'hello'),
+    ('HTTP/1.1 200 OK\r\nContent-Length: +5', b'hello'),
+    ('HTTP/1.1 204 No Content', b''),
 )
 
 
@@ -101,7 +101,7 @@ def response_diagram() -> Diagram:
     steps: Set[Step] = set()
     cls = recording(_body.ResponseBody, steps)
     for head, data in _HEADS_AND_BODIES:
-        body = cls("GET", parse_head(head))
+        body = cls('GET', parse_head(head))
         buf = _Buffer(1000)
         for position in range(len(data)):
             buf.d[buf.e] = data[position]
@@ -116,27 +116,27 @@ def response_diagram() -> Diagram:
         steps,
         {
             START: (1.6, 0),
-            "CHUNK_SIZE": (0, 1),
-            "DATA": (1, 1),
-            "UNTIL_EOF": (2.2, 1),
-            "UNREADABLE": (3.1, 1),
-            "CHUNK_END": (0.5, 2),
-            "TRAILERS": (0, 3),
-            "DONE": (1.6, 3),
+            'CHUNK_SIZE': (0, 1),
+            'DATA': (1, 1),
+            'UNTIL_EOF': (2.2, 1),
+            'UNREADABLE': (3.1, 1),
+            'CHUNK_END': (0.5, 2),
+            'TRAILERS': (0, 3),
+            'DONE': (1.6, 3),
         },
         {
-            (START, "CHUNK_SIZE"): "chunked",
-            (START, "DATA"): "length",
-            (START, "UNTIL_EOF"): "close",
-            (START, "UNREADABLE"): "no clear end",
-            (START, "DONE"): "no body",
-            ("CHUNK_SIZE", "DATA"): "size",
-            ("DATA", "CHUNK_END"): "end of chunk",
-            ("CHUNK_END", "CHUNK_SIZE"): "CRLF",
-            ("CHUNK_SIZE", "TRAILERS"): "size 0",
-            ("TRAILERS", "DONE"): "empty line",
-            ("DATA", "DONE"): "all read",
-            ("UNTIL_EOF", "DONE"): "connection ends",
+            (START, 'CHUNK_SIZE'): 'chunked',
+            (START, 'DATA'): 'length',
+            (START, 'UNTIL_EOF'): 'close',
+            (START, 'UNREADABLE'): 'no clear end',
+            (START, 'DONE'): 'no body',
+            ('CHUNK_SIZE', 'DATA'): 'size',
+            ('DATA', 'CHUNK_END'): 'end of chunk',
+            ('CHUNK_END', 'CHUNK_SIZE'): 'CRLF',
+            ('CHUNK_SIZE', 'TRAILERS'): 'size 0',
+            ('TRAILERS', 'DONE'): 'empty line',
+            ('DATA', 'DONE'): 'all read',
+            ('UNTIL_EOF', 'DONE'): 'connection ends',
         },
     )
 
@@ -149,8 +149,8 @@ class Scenario:
 
     def __init__(self, note: Callable[[HTTPConnection], None]) -> None:
         self._note = note
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.conn = HTTPConnection("127.0.0.1", self._listener.getsockname()[1])
+        self._listener = socket.create_server(('127.0.0.1', 0))
+        self.conn = HTTPConnection('127.0.0.1', self._listener.getsockname()[1])
         self.conn.timeout = LIMIT
         note(self.conn)
 
@@ -161,15 +161,15 @@ class Scenario:
         self._note(self.conn)
 
     def request(self, **kwargs: object) -> None:
-        self.call("send_request", "PUT", "/", **kwargs)
+        self.call('send_request', 'PUT', '/', **kwargs)
 
     def accept(self) -> None:
         self.peer, _ = self._listener.accept()
         self.peer.settimeout(LIMIT)
 
-    def answer(self, status: str, *fields: str, body: bytes = b"") -> None:
-        lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *fields, "", ""]
-        self.peer.sendall("\r\n".join(lines).encode() + body)
+    def answer(self, status: str, *fields: str, body: bytes = b'') -> None:
+        lines = [f'HTTP/1.1 {status}', f'Content-Length: {len(body)}', *fields, '', '']
+        self.peer.sendall('\r\n'.join(lines).encode() + body)
 
     def end(self) -> None:
         self.conn.disconnect()
@@ -180,77 +180,76 @@ class Scenario:
 def _accepted(it: Scenario) -> None:
     it.request(body=BodyFollowing(5), expect100=True)
     it.accept()
-    it.peer.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-    it.call("read_response")
-    it.call("write", b"hello")
-    it.answer("201 Created")
-    it.call("read_response")
+    it.peer.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
+    it.call('read_response')
+    it.call('write', b'hello')
+    it.answer('201 Created')
+    it.call('read_response')
 
 
 def _refused(it: Scenario) -> None:
     it.request(body=BodyFollowing(5), expect100=True)
     it.accept()
-    it.answer("413 Content Too Large")
-    it.call("read_response")
+    it.answer('413 Content Too Large')
+    it.call('read_response')
 
 
 def _refused_in_the_middle(it: Scenario) -> None:
     it.request(body=BodyFollowing(1 << 30))
     it.accept()
-    it.answer("413 Content Too Large")
+    it.answer('413 Content Too Large')
     # More than what the buffers of both sides hold.
-    it.call("write", memoryview(bytes(1 << 26)))
-    it.call("read_response")
-    it.call("reset")
+    it.call('write', memoryview(bytes(1 << 26)))
+    it.call('read_response')
 
 
 def _hung_up_on(it: Scenario) -> None:
     it.request(body=BodyFollowing(1 << 30))
     it.accept()
     it.peer.close()
-    it.call("write", bytes(1 << 26))
-    it.call("write", bytes(1 << 26))
-    it.call("read_response")
-    it.call("reset")
+    it.call('write', bytes(1 << 26))
+    it.call('write', bytes(1 << 26))
+    it.call('read_response')
+    it.call('reset')
 
 
 def _closing(it: Scenario) -> None:
     it.request(body=BodyFollowing(0))
     it.accept()
-    it.answer("200 OK", "Connection: close", body=b"hello")
-    it.call("read_response")
-    it.call("readall")
+    it.answer('200 OK', 'Connection: close', body=b'hello')
+    it.call('read_response')
+    it.call('readall')
     it.request()
 
 
 def _asked_to_close(it: Scenario) -> None:
-    it.request(headers={"Connection": "close"})
+    it.request(headers={'Connection': 'close'})
     it.accept()
-    it.answer("200 OK")
-    it.call("read_response")
+    it.answer('200 OK')
+    it.call('read_response')
 
 
 def _nonsense(it: Scenario) -> None:
     it.request()
     it.accept()
-    it.peer.sendall(b"nonsense\r\n\r\n")
-    it.call("read_response")
-    it.call("reset")
+    it.peer.sendall(b'nonsense\r\n\r\n')
+    it.call('read_response')
+    it.call('reset')
 
 
 def _given_up(it: Scenario) -> None:
     it.request()
     it.accept()
-    it.call("disconnect")
+    it.call('disconnect')
     it.request()
 
 
 def _idle(it: Scenario) -> None:
     it.request()
     it.accept()
-    it.answer("200 OK")
-    it.call("read_response")
-    it.call("disconnect")
+    it.answer('200 OK')
+    it.call('read_response')
+    it.call('disconnect')
 
 
 _SCENARIOS = (
@@ -285,36 +284,36 @@ def request_diagram() -> Diagram:
         steps,
         {
             START: (0, 1),
-            "AWAIT_CONTINUE": (1.1, 0),
-            "WRITING": (1.1, 2),
-            "COMPLETE": (2.2, 1),
+            'AWAIT_CONTINUE': (1.1, 0),
+            'WRITING': (1.1, 2),
+            'COMPLETE': (2.2, 1),
         },
         {
-            (START, "AWAIT_CONTINUE"): "expect100",
-            (START, "WRITING"): "body follows",
-            (START, "COMPLETE"): "nothing follows",
-            ("AWAIT_CONTINUE", "WRITING"): "100 (Continue)",
-            ("AWAIT_CONTINUE", "COMPLETE"): "final response",
-            ("WRITING", "COMPLETE"): "all written, or refused",
+            (START, 'AWAIT_CONTINUE'): 'expect100',
+            (START, 'WRITING'): 'body follows',
+            (START, 'COMPLETE'): 'nothing follows',
+            ('AWAIT_CONTINUE', 'WRITING'): '100 (Continue)',
+            ('AWAIT_CONTINUE', 'COMPLETE'): 'final response',
+            ('WRITING', 'COMPLETE'): 'all written, or refused',
         },
     )
 
 
 _CONNECTION_STATES = {
-    "unconnected": "nothing was sent yet, or everything was taken back by reset or disconnect",
-    "open": "connected, and fit for requests",
-    "forgotten": "disconnected locally while something was outstanding",
+    'unconnected': 'nothing was sent yet, or everything was taken back by reset or disconnect',
+    'open': 'connected, and fit for requests',
+    'forgotten': 'disconnected locally while something was outstanding',
 }
 
 
 def connection_state(conn: HTTPConnection) -> str:
     session = conn._session
     if session.stream.forgotten:
-        return "forgotten"
-    for name in ("fault", "ended", "send_fault", "closing"):
+        return 'forgotten'
+    for name in ('fault', 'ended', 'send_fault', 'closing'):
         if getattr(session, name) is not None:
             return name
-    return "open" if session.stream.connected else "unconnected"
+    return 'open' if session.stream.connected else 'unconnected'
 
 
 def connection_diagram() -> Diagram:
@@ -331,40 +330,41 @@ def connection_diagram() -> Diagram:
         it.end()
         steps.update((a, b) for a, b in zip(seen, seen[1:]) if a != b)
     listed = re.findall(
-        r"^- `(\w+)`: (.*?)[;.]$", inspect.getdoc(_session) or "", re.MULTILINE | re.DOTALL
+        r'^- `(\w+)`: (.*?)[;.]$', inspect.getdoc(_session) or '', re.MULTILINE | re.DOTALL
     )
     return Diagram(
-        {**_CONNECTION_STATES, **{name: " ".join(text.split()) for name, text in listed}},
+        {**_CONNECTION_STATES, **{name: ' '.join(text.split()) for name, text in listed}},
         steps,
         {
-            "unconnected": (0, 1),
-            "open": (1.1, 1),
-            "closing": (1.1, 0),
-            "ended": (2.2, 0),
-            "send_fault": (2.2, 1),
-            "fault": (2.2, 2.2),
-            "forgotten": (1.1, 2.2),
+            'unconnected': (0, 1),
+            'open': (1.1, 1),
+            'closing': (1.1, 0),
+            'ended': (2.2, 0),
+            'send_fault': (2.2, 1),
+            'fault': (2.2, 2.2),
+            'forgotten': (1.1, 2.2),
         },
         {
-            ("unconnected", "open"): "request",
-            ("unconnected", "closing"): "request that asks to close",
-            ("open", "unconnected"): "disconnect",
-            ("open", "forgotten"): "disconnect",
-            ("forgotten", "open"): "request",
-            ("open", "ended"): "response that closes",
-            ("open", "send_fault"): "upload refused",
-            ("open", "fault"): "framing error",
-            ("closing", "ended"): "last response",
-            ("send_fault", "fault"): "no answer",
-            ("fault", "forgotten"): "disconnect",
+            ('unconnected', 'open'): 'request',
+            ('unconnected', 'closing'): 'request that asks to close',
+            ('open', 'unconnected'): 'disconnect',
+            ('open', 'forgotten'): 'disconnect',
+            ('forgotten', 'open'): 'request',
+            ('open', 'ended'): 'response that closes',
+            ('open', 'send_fault'): 'upload refused',
+            ('open', 'fault'): 'framing error',
+            ('closing', 'ended'): 'last response',
+            ('send_fault', 'fault'): 'no answer',
+            ('send_fault', 'ended'): 'its answer',
+            ('fault', 'forgotten'): 'disconnect',
         },
     )
 
 
 DIAGRAMS = {
-    "connection": connection_diagram,
-    "request": request_diagram,
-    "response": response_diagram,
+    'connection': connection_diagram,
+    'request': request_diagram,
+    'response': response_diagram,
 }
 
 
@@ -382,13 +382,14 @@ def svg(diagram: Diagram) -> str:
     }
     width = max(x for x, _ in centres.values()) + BOX_WIDTH / 2 + 10
     height = max(y for _, y in centres.values()) + BOX_HEIGHT / 2 + 10
-    steps = "; ".join(f"{a} to {b}: {diagram.names[a, b]}" for a, b in sorted(diagram.steps))
+    steps = '; '.join(f'{a} to {b}: {diagram.names[a, b]}' for a, b in sorted(diagram.steps))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}"'
         f' style="max-width: {width:.0f}px" font-family="sans-serif" font-size="13"'
         f' role="img" aria-label="{escape(steps)}">',
         '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8"'
-        ' markerHeight="8" orient="auto"><path d="M0 1 L10 5 L0 9 z" fill="#555"/></marker></defs>',
+        ' markerHeight="8" orient="auto"><path d="M0 1 L10 5 L0 9 z" fill="#555"/></marker>'
+        '</defs>',
     ]
     lines, labels, boxes = [], [], []
     for begin, end in sorted(diagram.steps):
@@ -417,7 +418,7 @@ def svg(diagram: Diagram) -> str:
             f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle" fill="#123"'
             f' font-family="monospace">{escape(name)}</text>'
         )
-    return "\n".join([*parts, *lines, *labels, *boxes, "</svg>"])
+    return '\n'.join([*parts, *lines, *labels, *boxes, '</svg>'])
 
 
 def _label(name: str, x: float, y: float) -> str:
@@ -454,12 +455,12 @@ class StateDiagram(Directive):
         diagram = DIAGRAMS[self.arguments[0]]()
         diagram.check()
         steps = [(a, b, diagram.names[a, b]) for a, b in sorted(diagram.steps)]
-        without_drawings = addnodes.only(expr="not html")
-        without_drawings += _table(("From", "To", "When"), steps, 2)
+        without_drawings = addnodes.only(expr='not html')
+        without_drawings += _table(('From', 'To', 'When'), steps, 2)
         return [
-            nodes.raw("", svg(diagram), format="html"),
+            nodes.raw('', svg(diagram), format='html'),
             without_drawings,
-            _table(("State", "Meaning"), list(diagram.states.items()), 1),
+            _table(('State', 'Meaning'), list(diagram.states.items()), 1),
         ]
 
 
@@ -475,12 +476,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> no
             for number, text in enumerate(line):
                 is_name = number < names and part is table_body
                 kind = nodes.literal if is_name else nodes.inline
-                row += nodes.entry("", nodes.paragraph("", "", kind(text, text)))
+                row += nodes.entry('', nodes.paragraph('', '', kind(text, text)))
             part += row
     group += [table_head, table_body]
-    return nodes.table("", group)
+    return nodes.table('', group)
 
 
 def setup(app: Sphinx) -> Dict[str, bool]:
-    app.add_directive("state-diagram", StateDiagram)
-    return {"parallel_read_safe": True}
+    app.add_directive('state-diagram', StateDiagram)
+    return {'parallel_read_safe': True}
