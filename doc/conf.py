@@ -17,7 +17,7 @@ author = 'the dugong maintainers'
 copyright = '2026, the dugong maintainers'
 version = release = dugong.__version__
 
-extensions = ['sphinx.ext.autodoc', 'dugong_names', 'dugong_states']
+extensions = ['sphinx.ext.autodoc', 'dugong_sphinx']
 exclude_patterns = ['html']
 default_role = 'name'
 primary_domain = 'py'

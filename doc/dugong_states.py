@@ -1,4 +1,4 @@
-"""State diagrams, made by running the library: `.. state-diagram:: response`.
+"""State diagrams, made by running the library.
 
 Nothing of a diagram is written down here but where the boxes stand and what the arrows are
 called. The states and their meaning come from the tables in the library; an arrow is drawn if
@@ -11,12 +11,7 @@ import re
 import socket
 from contextlib import suppress
 from html import escape
-from typing import Callable, Dict, List, NamedTuple, Sequence, Set, Tuple
-
-from docutils import nodes
-from docutils.parsers.rst import Directive
-from sphinx import addnodes
-from sphinx.application import Sphinx
+from typing import Callable, Dict, List, NamedTuple, Set, Tuple
 
 import dugong
 from dugong import BodyFollowing, HTTPConnection, _body, _session
@@ -444,44 +439,3 @@ def _leave_box(
             distances.append((border - position) / direction)
     distance = min(distances)
     return x + dx * distance, y + dy * distance
-
-
-class StateDiagram(Directive):
-    """The drawing, and tables of the states and, where there are no drawings, of the steps."""
-
-    required_arguments = 1
-
-    def run(self) -> List[nodes.Node]:
-        diagram = DIAGRAMS[self.arguments[0]]()
-        diagram.check()
-        steps = [(a, b, diagram.names[a, b]) for a, b in sorted(diagram.steps)]
-        without_drawings = addnodes.only(expr='not html')
-        without_drawings += _table(('From', 'To', 'When'), steps, 2)
-        return [
-            nodes.raw('', svg(diagram), format='html'),
-            without_drawings,
-            _table(('State', 'Meaning'), list(diagram.states.items()), 1),
-        ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> nodes.table:
-    """Make a table; the first *names* columns hold names of states."""
-    group = nodes.tgroup(cols=len(head))
-    for number in range(len(head)):
-        group += nodes.colspec(colwidth=1 if number < names else 4)
-    table_head, table_body = nodes.thead(), nodes.tbody()
-    for part, lines in ((table_head, [head]), (table_body, rows)):
-        for line in lines:
-            row = nodes.row()
-            for number, text in enumerate(line):
-                is_name = number < names and part is table_body
-                kind = nodes.literal if is_name else nodes.inline
-                row += nodes.entry('', nodes.paragraph('', '', kind(text, text)))
-            part += row
-    group += [table_head, table_body]
-    return nodes.table('', group)
-
-
-def setup(app: Sphinx) -> Dict[str, bool]:
-    app.add_directive('state-diagram', StateDiagram)
-    return {'parallel_read_safe': True}
