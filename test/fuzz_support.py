@@ -1,11 +1,12 @@
 """What has to hold for any bytes a server sends; shared by the property tests and the fuzzer."""
 
 from typing import Any, Dict, Iterable, List, Tuple
+from unittest import mock
 
 from wire_support import FORMS, Outcome, Wire, fetch, split
 
 import dugong
-from dugong import BodyFollowing, StateError
+from dugong import BodyFollowing, StateError, _body
 
 #: Small ones, so that short inputs reach them.
 LIMITS = {'MAX_LINE_SIZE': 200, 'MAX_HEADER_SIZE': 400}
@@ -22,15 +23,21 @@ _KINDS: List[Tuple[str, Dict[str, Any]]] = [
 
 def check_input(wire: Wire, data: bytes) -> None:
     """Run an input of the fuzzer: a character of options, then what the server sends."""
-    check_stream(wire, data[1:], (data[0] ^ 0x40) & 0x7F if data else 0)
+    check_stream(wire, data[1:], data[0] ^ 0x40 if data else 0)
 
 
 def check_stream(wire: Wire, stream: bytes, options: int) -> Outcome:
     """Let a client read *stream*, whole, bytewise and through a small buffer.
 
-    *options* are seven bits: two for the way of reading, two for the kind of request, and one
-    each for three requests instead of one, `assume_close` and `strict_eof`.
+    *options* are eight bits: two for the way of reading, two for the kind of request, and one
+    each for three requests instead of one, `assume_close`, `strict_eof`, and chunks of a few bytes
+    being treated as large ones.
     """
+    with mock.patch.object(_body, '_LARGE_CHUNK', 4 if options & 128 else _body._LARGE_CHUNK):
+        return _check_stream(wire, stream, options)
+
+
+def _check_stream(wire: Wire, stream: bytes, options: int) -> Outcome:
     form = _FORMS[options & 3]
     method, arguments = _KINDS[options >> 2 & 3]
     count = 3 if options & 16 and 'body' not in arguments else 1

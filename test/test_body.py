@@ -169,9 +169,10 @@ def read_by_taking(body: ResponseBody, feeder: Feeder, most: int = 5) -> bytes:
 
 
 def read_by_take_all(body: ResponseBody, feeder: Feeder) -> bytes:
-    pieces: List[bytes] = []
+    result = b''
     while body.state is not DONE:
-        pieces += body.take_all(feeder.buf)
+        # The pieces are valid only until more is received.
+        result += b''.join(body.take_all(feeder.buf))
         # The first byte of a CRLF may have to wait for the second one.
         assert body.state is DONE or bytes(feeder.buf.d[feeder.buf.b : feeder.buf.e]) in (
             b'',
@@ -179,7 +180,7 @@ def read_by_take_all(body: ResponseBody, feeder: Feeder) -> bytes:
         )
         if body.state is not DONE and not feeder.more():
             body.eof()
-    return b''.join(pieces)
+    return result
 
 
 def read_by_take_into(body: ResponseBody, feeder: Feeder) -> bytes:
@@ -235,6 +236,21 @@ def test_bodies(case):
     assert body.take_all(feeder.buf) == []
     assert body.take_into(feeder.buf, memoryview(bytearray(5))) == 0
     assert feeder.rest() == b'more'
+
+
+#: Chunks that are handed out as they lie in the buffer, and small ones between them.
+LARGE = [bytes([i]) * size for i, size in enumerate([9000, 5, 5, 9000, 9000, 1, 8000, 20000, 3])]
+
+
+@pytest.mark.slow
+@rows(*itertools.product([(1 << 20, 1 << 20), (5000, 1 << 16), (16384, 16384)], READERS))
+def test_large_and_small_chunks(case):
+    feeding, reader = case
+    body = body_for(CHUNKED)
+    chunks = b''.join(b'%x\r\n%b\r\n' % (len(chunk), chunk) for chunk in LARGE)
+    feeder = Feeder(chunks + b'0\r\n\r\nrest', *feeding)
+    assert reader(body, feeder) == b''.join(LARGE)
+    assert feeder.rest() == b'rest'
 
 
 @rows(*itertools.product(FEEDINGS, READERS))

@@ -300,6 +300,17 @@ def test_chunks_of_any_size_give_the_whole_body(wire, feeding, case):
     )
 
 
+@rows(*FORMS)
+def test_chunks_larger_and_smaller_than_the_buffer(wire, case):
+    chunks = [bytes([i]) * size for i, size in enumerate([5000, 3, 2048, 2047, 70000, 1, 65536])]
+    data = b''.join(b'%x\r\n%s\r\n' % (len(chunk), chunk) for chunk in chunks)
+    for size in (1 << 20, 65536, 4096, 1000):
+        outcome = fetch(wire, split(CHUNKED + data + b'0\r\n\r\n' + NEXT, size), 2, case)
+        assert outcome.error is None
+        if case != 'discard':
+            assert [a.body for a in outcome.answers] == [b''.join(chunks), b'next']
+
+
 # --- trailers (RFC 9112 section 7.1.2) ---
 
 

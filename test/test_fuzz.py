@@ -203,14 +203,14 @@ def damaged(draw: Any) -> bytes:
 
 
 @profile
-@given(stream=damaged(), options=st.integers(0, 127))
+@given(stream=damaged(), options=st.integers(0, 255))
 def test_any_damage_gives_a_result_or_an_error(stream, options):
     with Wire() as wire:
         check_stream(wire, stream, options)
 
 
 @profile
-@given(stream=st.binary(max_size=50), options=st.integers(0, 127))
+@given(stream=st.binary(max_size=50), options=st.integers(0, 255))
 def test_any_bytes_give_a_result_or_an_error(stream, options):
     with Wire() as wire:
         check_stream(wire, stream, options)
