@@ -433,24 +433,18 @@ def test_tour_with_a_server_that_closes_after_each_answer(serve):
 
 
 @pytest.mark.slow
-def test_tour_can_be_interrupted_at_every_step():
-    """Each time some lines later, from when it is connected.
-
-    A signal that arrives inside `socket.socket()` leaves an unclosed socket, whatever one does.
-    """
-    lines = 4
-    while True:
-        with start('tour.py', env={'PYTHONUNBUFFERED': '1'}) as process:
-            for _ in range(lines):
-                process.stdout.readline()
-            process.send_signal(signal.SIGINT)
-            result = finish(process)
-        if result.returncode == 0:
-            break
+@pytest.mark.parametrize('lines', [1, 4, 11, 18, 19, 20, 23])
+def test_tour_can_be_interrupted_at_any_step(lines):
+    """When it has printed so many lines."""
+    with start('tour.py', env={'PYTHONUNBUFFERED': '1'}) as process:
+        for _ in range(lines):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        result = finish(process)
+    # On a busy machine it may get to its end before it is interrupted.
+    if result.returncode != 0:
         assert result.returncode == 130
         assert only_line(result.stderr) == 'tour.py: interrupted'
-        lines += 7
-    assert lines > 20
 
 
 # mirror.py
