@@ -220,6 +220,7 @@ BODIES = [
 TRAILING = [b'', b'X', b'\r\n', b'HTTP/1.1 200 OK\r\n\r\n']
 
 
+@pytest.mark.slow
 @rows(*itertools.product(BODIES, FEEDINGS, READERS, TRAILING))
 def test_bodies(case):
     (field, data, expected, trailers), feeding, reader, trailing = case
@@ -262,6 +263,7 @@ def test_a_body_until_eof_ends_there(case):
     assert body.trailers == ''
 
 
+@pytest.mark.slow
 @rows(*itertools.product(BODIES, FEEDINGS, READERS))
 def test_the_end_of_the_connection_inside_a_body(case):
     (field, data, _, _), feeding, reader = case

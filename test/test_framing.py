@@ -234,6 +234,7 @@ def test_any_zero_is_the_last_chunk(wire, feeding, case):
     expect_answer(fetch(wire, feeding(stream), 2), b'hello')
 
 
+@pytest.mark.slow
 @rows(
     *[b'', b'+5', b'-5', b'-0', b'0x5', b'5_0', b'g', b'5g', b'\xb2', b' 5', b'\t5', b'5 5'],
     *[b'5,5', b'5.'],
@@ -288,6 +289,7 @@ def test_a_huge_chunk_costs_no_memory(wire, case, form):
     assert isinstance(outcome.error, (ConnectionClosed, InvalidResponse))
 
 
+@pytest.mark.slow
 @rows(*itertools.product(FORMS, [1, 2, 7, 8, 9, 100]))
 def test_chunks_of_any_size_give_the_whole_body(wire, feeding, case):
     form, size = case
@@ -300,6 +302,7 @@ def test_chunks_of_any_size_give_the_whole_body(wire, feeding, case):
     )
 
 
+@pytest.mark.slow
 @rows(*FORMS)
 def test_chunks_larger_and_smaller_than_the_buffer(wire, case):
     chunks = [bytes([i]) * size for i, size in enumerate([5000, 3, 2048, 2047, 70000, 1, 65536])]
@@ -934,6 +937,7 @@ FRAMING_ERRORS = {
 }
 
 
+@pytest.mark.slow
 @rows(*itertools.product(FRAMING_ERRORS, ['readall', 'read', 'readinto', 'discard']))
 def test_a_framing_error_lasts_until_reset(wire, feeding, case):
     error, form = case
