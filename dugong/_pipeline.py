@@ -131,6 +131,8 @@ class _Pipeline:
         self._flight_bytes = 0
         # What could not be sent yet. The sending role is held as long as there is something.
         self._out: List[Data] = []
+        # Whether there are bodies among what was sent last.
+        self._uploading = False
         self._current: Optional[_Item] = None
         self._finished = False
         self._closed = False
@@ -425,6 +427,7 @@ class _Pipeline:
             pieces.append(request.head)
             if request.content is not None:
                 pieces.append(request.content)
+                self._uploading = True
             if request.close:
                 session.closing = 'the request asked the server to close the connection'
         if pieces:
@@ -435,11 +438,21 @@ class _Pipeline:
                 session.send_fault = exc
                 self._drop_unsent(session)
                 return
+            if self._uploading:
+                self._note_sent_bodies()
             if not self._out:
-                for item in flight:
-                    if item.request is not None:
-                        item.request.body.finish()
                 session.leave_role(session.stream.sending)
+
+    def _note_sent_bodies(self) -> None:
+        """Note which large bodies were sent to their end: an answer to those refuses nothing."""
+
+        unsent = sum(map(len, self._out))
+        self._uploading = unsent > 0
+        for item in reversed(self._flight):
+            if unsent > 0:
+                unsent -= item.size
+            elif item.request is not None:
+                item.request.body.finish()
 
     # Receiving
 
@@ -456,7 +469,7 @@ class _Pipeline:
         item = flight[0]
         if not session.pending or session.pending[0] is not item.request:
             raise StateError('the connection was used for something else during the pipeline')
-        response = yield from self._co_drive(session, session.co_read_response())
+        response = yield from self._co_drive(session, session.co_read_response(True))
         if (
             response.status in _PIPELINING_ERRORS
             and session.ended is not None

@@ -331,6 +331,7 @@ class Session:
         if not self.stream.sending.acquire(False):
             raise StateError('another thread or coroutine is sending on this connection')
         self.sender = threading.current_thread()
+        self.stream.sender_waits = False
 
     def co_connect(self, connect: Callable[[Session], Coroutine[None]]) -> Coroutine[None]:
         """Connect with the coroutine that *connect* returns."""
@@ -478,15 +479,18 @@ class Session:
                 yield from self._co_send(_chunk(piece), body)
                 piece = self._read_source(source, None)
             return
+        # Counted here as well, as a reader that sees a refusal ends the body.
+        left = body.remaining
         if self.stream.can_send_files and isinstance(source, StreamSource):
-            yield from self._co_send_file(body, source)
-        while body.remaining:
-            piece = self._read_source(source, body.remaining)
+            left -= yield from self._co_send_file(body, source)
+        while left:
+            piece = self._read_source(source, left)
             if not piece:
-                return
+                break
             yield from self._co_send([piece], body)
             body.written(len(piece))
-        if self.send_fault is not None:
+            left -= len(piece)
+        if left and self.send_fault is not None:
             # A reader has seen that the server refuses the rest.
             raise ConnectionClosed(self.send_fault.msg)
 
@@ -498,13 +502,13 @@ class Session:
             self._interrupted('reading the request body', exc)
             raise
 
-    def _co_send_file(self, body: RequestBody, source: StreamSource) -> Coroutine[None]:
-        """Let the kernel send *source* as far as it can."""
+    def _co_send_file(self, body: RequestBody, source: StreamSource) -> Coroutine[int]:
+        """Let the kernel send *source* as far as it can, and return how many bytes that is."""
 
         stream = self.stream
         file = source.kernel_file()
         if file is None:
-            return
+            return 0
         _, begin = file
         offset = begin
         try:
@@ -515,14 +519,15 @@ class Session:
                     # Not the descriptor from before the wait: the file may have been closed.
                     size = stream.try_send_file(source.descriptor(), offset, body.remaining)
                 except NotImplementedError:
-                    return
+                    break
                 if size is None:
                     yield from self._co_wait_to_send(body)
                 elif size == 0:
-                    return
+                    break
                 else:
                     offset += size
                     body.written(size)
+            return offset - begin
         finally:
             source.skip(offset - begin)
 
@@ -905,6 +910,10 @@ class Session:
             # RFC 9110, section 10.1.1: the server does not want it, and does not expect it.
             body.finish()
         elif _refuses(head):
+            self.stream.let_sender_settle()
+            if body.state is COMPLETE:
+                # It was the answer to the last byte.
+                return
             body.finish()
             self.closing = _NOT_SENT_IN_FULL
             self.send_fault = ConnectionClosed(_refusal(head))

@@ -33,6 +33,7 @@ import threading
 import weakref
 from _thread import allocate_lock
 from contextlib import suppress
+from time import monotonic, sleep
 
 from ._exceptions import ConnectionClosed, ConnectionTimedOut
 from ._poll import POLLIN, POLLOUT, PollNeeded, eval_coroutine, make_poller
@@ -140,6 +141,7 @@ class Stream:
         'peeking',
         'port',
         'reading',
+        'sender_waits',
         'sending',
         'sock',
         'tls',
@@ -158,6 +160,8 @@ class Stream:
         self.forgotten = False
         # True while suspended in a wait of `co_receive`: nothing has been lost then.
         self.waiting_to_receive = False
+        # True while the sending role is suspended in a wait.
+        self.sender_waits = False
         self.reading = allocate_lock()
         self.sending = allocate_lock()
         # Held for a moment by a sender that receives what is there while nobody reads.
@@ -558,8 +562,23 @@ class Stream:
     def co_wait_send(self) -> Coroutine[None]:
         """Wait for what the last `try_send…` needs."""
 
+        yield from self._co_sender_waits(self._need_send)
+
+    def _co_sender_waits(self, need: PollNeeded) -> Coroutine[None]:
         self._sent_burst = 0
-        yield self._need_send
+        self.sender_waits = True
+        yield need
+        self.sender_waits = False
+
+    def let_sender_settle(self) -> None:
+        """Wait, for a moment, until a sender in another thread waits or has ended.
+
+        Until then it may be in the middle of a system call, the outcome of which is not noted.
+        """
+
+        limit = monotonic() + 1
+        while self.sending.locked() and not self.sender_waits and monotonic() < limit:
+            sleep(0.0002)
 
     def co_wait_send_or_role(self, still_barred: Callable[[], bool]) -> Coroutine[None]:
         """Like `co_wait_send`, but also wait for the reading role to become free.
@@ -567,9 +586,8 @@ class Stream:
         *still_barred* tells, after the preparations, whether that has not happened yet.
         """
 
-        self._sent_burst = 0
         if not hasattr(select, 'epoll'):
-            yield self._need_send
+            yield from self._co_sender_waits(self._need_send)
             return
         signal = Signal()
         try:
@@ -579,7 +597,7 @@ class Stream:
                 poller.register(*self._need_send)
                 self._role_waiter = signal
                 if still_barred():
-                    yield PollNeeded(poller.fileno(), POLLIN)
+                    yield from self._co_sender_waits(PollNeeded(poller.fileno(), POLLIN))
         finally:
             self._role_waiter = None
             signal.close()
@@ -594,8 +612,7 @@ class Stream:
     def co_wait_send_or_receive(self) -> Coroutine[None]:
         """Wait until there is something to receive, or the last `try_send…` can go on."""
 
-        self._sent_burst = 0
-        yield self._both_ready
+        yield from self._co_sender_waits(self._both_ready)
 
     @property
     def must_give_way(self) -> bool:
