@@ -343,7 +343,7 @@ class Link:
         self.conn = HTTPConnection('127.0.0.1', self._listener.getsockname()[1], **options)
         self.conn.timeout = LIMIT
         self.peer: Any = None
-        self._raw_peer: Any = None
+        self._backlog = b''
         if connect:
             self.connect()
 
@@ -441,8 +441,16 @@ class Link:
                 select.select([self.peer, self.conn._sock], [self.conn._sock], [], LIMIT)
         raise AssertionError('no end')
 
+    def take_head(self, running: 'Running') -> None:
+        """Run *running* until the server has the whole head; `parse` will see it, too."""
+        while b'\r\n\r\n' not in self._backlog:
+            assert not running.advance() or running.done
+            self._backlog += self.available()
+        running.advance()
+
     def parse(self, data: bytes = b'') -> Parsed:
         """Receive one request and parse it with h11; *data* are what has arrived before."""
+        data, self._backlog = self._backlog + data, b''
         parser = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
         if data:
             parser.receive_data(data)
