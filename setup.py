@@ -32,7 +32,19 @@ setup(
             'trustme',
             'h11',
             'trio',
+            'uvloop; platform_python_implementation == "CPython" and sys_platform != "win32"',
         ],
+        # Servers for test/interop and the examples.
+        'interop': [
+            'aiohttp',
+            'gunicorn',
+            'hypercorn',
+            'moto[s3,server]',
+            'uvicorn',
+            'werkzeug',
+        ],
+        'doc': ['sphinx'],
+        'package': ['build', 'check-wheel-contents', 'mypy', 'twine'],
     },
     classifiers=[
         'Development Status :: 5 - Production/Stable',

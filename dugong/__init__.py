@@ -6,14 +6,6 @@ as `dugong.NAME`; all modules are private.
 
 from __future__ import annotations
 
-from ._settings import (
-    BUFFER_SIZE,
-    DNS_TEST_HOSTNAMES,
-    HTTP_PORT,
-    HTTPS_PORT,
-    MAX_HEADER_SIZE,
-    MAX_LINE_SIZE,
-)
 from ._body import BodyFollowing
 from ._buffer import _Buffer, _join
 from ._connection import HTTPConnection
@@ -34,6 +26,14 @@ from ._exceptions import (
 from ._headers import CaseInsensitiveDict
 from ._poll import POLLIN, POLLOUT, PollNeeded, eval_coroutine
 from ._response import HTTPResponse
+from ._settings import (
+    BUFFER_SIZE,
+    DNS_TEST_HOSTNAMES,
+    HTTP_PORT,
+    HTTPS_PORT,
+    MAX_HEADER_SIZE,
+    MAX_LINE_SIZE,
+)
 from ._stream import create_socket
 
 TYPE_CHECKING = False

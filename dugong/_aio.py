@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from ._poll import Coroutine
 
     T = TypeVar('T')
-    _Base = asyncio.Future[T]
-else:
-    _Base = asyncio.Future
 
 #: So many futures may complete without waiting, one after the other, before one has to wait for
 #: a turn of the loop, so that a coroutine for which data are always there cannot starve others.
@@ -69,12 +66,10 @@ class _Watch:
 
 
 # The watches in use. Only the loop keeps them, so that they go when the loop goes.
-_watches: weakref.WeakValueDictionary[Tuple[int, int, int], _Watch] = (
-    weakref.WeakValueDictionary()
-)
+_watches: weakref.WeakValueDictionary[Tuple[int, int, int], _Watch] = weakref.WeakValueDictionary()
 
 
-class AioFuture(_Base):
+class AioFuture(asyncio.Future['T']):
     """An `asyncio.Future` for the result of the dugong coroutine *crt*.
 
     Can be awaited, and used wherever asyncio takes a future. *loop* is the event loop, by default

@@ -301,7 +301,7 @@ class ResponseBody:
         if not line.endswith(b'\r\n'):
             raise InvalidResponse(f'chunk size line does not end with CRLF: {excerpt(line)}')
         size = parse_chunk_size(bytes(line[:-2]))
-        self._separator = b'\r\n%b' % line
+        self._separator = b'\r\n' + line
         self._size = size
         partial.clear()
         buf.b = end

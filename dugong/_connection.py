@@ -125,7 +125,9 @@ class HTTPConnection(io.BufferedIOBase):
         default = package.HTTPS_PORT if tls else package.HTTP_PORT
         authority = host_and_port(self._host, self._port, default)
         self._proxy_address = None if self._proxy is None else check_address(self._proxy)
-        proxy_fields = '' if self._proxy_headers is None else CallerFields(self._proxy_headers).lines
+        proxy_fields = (
+            '' if self._proxy_headers is None else CallerFields(self._proxy_headers).lines
+        )
         self._tunnel_fields = proxy_fields if tls else ''
         if self._proxy is None or tls:
             self._target_prefix = ''
@@ -385,9 +387,7 @@ class HTTPConnection(io.BufferedIOBase):
         `ConnectionClosed`, until `reset`.
         """
 
-        eval_coroutine(
-            self.co_send_request(method, path, headers, body, expect100), self.timeout
-        )
+        eval_coroutine(self.co_send_request(method, path, headers, body, expect100), self.timeout)
 
     def co_send_request(
         self,
@@ -406,12 +406,14 @@ class HTTPConnection(io.BufferedIOBase):
     def _make_request(
         self, method: str, path: str, headers: Optional[Fields], body: Any, expect100: bool
     ) -> Request:
-        verb = method if type(method) is str and method in _COMMON_METHODS else checked_method(method)
+        verb = (
+            method if type(method) is str and method in _COMMON_METHODS else checked_method(method)
+        )
         start = f'{verb} {self._target_prefix}{checked_target(path)}{self._start}'
         if headers is None and body is None and not expect100:
             request = Request(method, path, NO_BODY)
-            request.head = (
-                f'{start}Content-Length: 0\r\n{_ACCEPT}{_KEEP_ALIVE}\r\n'.encode('latin1')
+            request.head = f'{start}Content-Length: 0\r\n{_ACCEPT}{_KEEP_ALIVE}\r\n'.encode(
+                'latin1'
             )
             return request
 
@@ -547,7 +549,7 @@ class HTTPConnection(io.BufferedIOBase):
         session.strict_eof = self.strict_eof
         return session.co_read_response(patient)
 
-    def read(self, n: Optional[int] = None) -> bytes:  # type: ignore[override]
+    def read(self, n: Optional[int] = None) -> bytes:
         """Read up to *n* bytes of the body.
 
         Returns `bytes`: at least one byte, as soon as there is something; empty at the end of

@@ -63,7 +63,7 @@ _EXCERPT = 80
 MAX_LENGTH_DIGITS = 18
 
 
-def excerpt(data: Union[bytes, str]) -> str:
+def excerpt(data: Union[bytes, bytearray, str]) -> str:
     """Return the `repr` of the beginning of *data*, for an error message."""
 
     raw = data.encode('latin1', 'replace') if isinstance(data, str) else bytes(data)

@@ -469,6 +469,7 @@ class _Pipeline:
         item = flight[0]
         if not session.pending or session.pending[0] is not item.request:
             raise StateError('the connection was used for something else during the pipeline')
+        response: HTTPResponse
         response = yield from self._co_drive(session, session.co_read_response(True))
         if (
             response.status in _PIPELINING_ERRORS

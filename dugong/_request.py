@@ -156,9 +156,9 @@ def connect_request(host: str, port: int, proxy_lines: str) -> bytes:
     """Return the head of a CONNECT request (RFC 9110, section 9.3.6)."""
 
     authority = host_and_port(host, port, None)
-    return (
-        f'CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{proxy_lines}\r\n'
-    ).encode('latin1')
+    return (f'CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{proxy_lines}\r\n').encode(
+        'latin1'
+    )
 
 
 def check_address(address: Tuple[str, int]) -> Tuple[str, int]:

@@ -531,9 +531,7 @@ class Session:
         finally:
             source.skip(offset - begin)
 
-    def _co_send(
-        self, pieces: List[Data], body: Optional[RequestBody] = None
-    ) -> Coroutine[None]:
+    def _co_send(self, pieces: List[Data], body: Optional[RequestBody] = None) -> Coroutine[None]:
         """Send all *pieces*; with *body*, they are part of a message that has it."""
 
         stream = self.stream
@@ -1263,7 +1261,7 @@ def _joined(pieces: List[Data]) -> List[Data]:
     view = memoryview(data)
     begin = _JOIN - len(head)
     end = len(view) - _JOIN if tail else len(view)
-    joined = [b''.join([head, view[:begin]]), view[begin:end]]
+    joined: List[Data] = [b''.join([head, view[:begin]]), view[begin:end]]
     if tail:
         joined.append(b''.join([view[end:], *tail]))
     return joined

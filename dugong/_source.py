@@ -154,9 +154,7 @@ class IterableSource:
         for item in self._items:
             view = as_bytes(item)
             if view is None:
-                raise TypeError(
-                    f'items of a body must be bytes-like, not {type(item).__name__}'
-                )
+                raise TypeError(f'items of a body must be bytes-like, not {type(item).__name__}')
             if view.nbytes:
                 return view
         return memoryview(b'')

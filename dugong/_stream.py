@@ -270,11 +270,12 @@ class Stream:
             code = sock.connect_ex(address)
             if code in _IN_PROGRESS:
                 need = PollNeeded(sock.fileno(), POLLOUT)
-                code = None
-                while code is None:
+                result = None
+                while result is None:
                     yield need
                     self._check_open()
-                    code = _connect_result(sock)
+                    result = _connect_result(sock)
+                code = result
             if code:
                 raise OSError(code, os.strerror(code))
         except BaseException:
@@ -380,7 +381,7 @@ class Stream:
             try:
                 # Unbuffered: the last bytes before a crash are those one wants to see. Exclusive,
                 # unless all connections are to share one file: another process may trace, too.
-                self._trace = open(name, 'ab' if name == pattern else 'xb', buffering=0)  # noqa: SIM115
+                self._trace = open(name, 'ab' if name == pattern else 'xb', buffering=0)
             except FileExistsError:
                 continue
 
@@ -521,9 +522,7 @@ class Stream:
     def can_send_files(self) -> bool:
         """Whether the kernel can send files: no TLS on top, no trace to write."""
 
-        return (
-            type(self.sock) is socket.socket and hasattr(os, 'sendfile') and self._trace is None
-        )
+        return type(self.sock) is socket.socket and hasattr(os, 'sendfile') and self._trace is None
 
     def try_send_file(self, descriptor: int, offset: int, size: int) -> Optional[int]:
         """Like `try_send` for a part of a file; only if `can_send_files`.
