@@ -7,8 +7,8 @@ Every server runs under `interop_supervise`, so that none outlives the tests.
 
 import contextlib
 import http.client
-import importlib
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import pwd
@@ -486,16 +486,16 @@ class Lighttpd(Program):
         $HTTP["url"] =~ "^/chunked/" {{ cgi.assign = ("" => "{script}") }}
         """
 
-    @classmethod
-    def version(cls) -> str:
-        found = super().version()
-        program = pathlib.Path(find(*cls.programs)).resolve()
-        for directory in (program.parents[1] / 'lib', program.parents[1] / 'lib64'):
-            if (directory / 'lighttpd').is_dir():
-                if not list((directory / 'lighttpd').glob('mod_webdav.*')):
-                    raise NotInstalled('lighttpd with mod_webdav is not installed')
-                break
-        return found
+    def command(self) -> List[str]:
+        # Each of its modules may be a package of its own.
+        program = pathlib.Path(find(*self.programs)).resolve()
+        needed = ['mod_webdav', *(['mod_openssl'] if self.tls else [])]
+        for directory in ('lib', 'lib64'):
+            modules = program.parents[1] / directory / 'lighttpd'
+            for name in needed if modules.is_dir() else []:
+                if not list(modules.glob(name + '.*')):
+                    raise NotInstalled(f'lighttpd with {name} is not installed')
+        return super().command()
 
 
 # -- Python's servers -----------------------------------------------------------------------
@@ -510,11 +510,8 @@ class PythonServer(Server):
     @classmethod
     def version(cls) -> str:
         for module in cls.modules:
-            # Some are installed but do not work with this Python.
-            try:
-                importlib.import_module(module)
-            except ImportError as exc:
-                raise NotInstalled(f'{module} is not installed') from exc
+            if importlib.util.find_spec(module) is None:
+                raise NotInstalled(f'{module} is not installed')
         if cls.modules:
             return importlib.metadata.version(cls.modules[0])
         return f'of Python {sys.version_info[0]}.{sys.version_info[1]}'

@@ -1,6 +1,6 @@
 """Collects what ran against which server, and writes it as a page of the documentation."""
 
-from typing import Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 from interop_servers import ALL, FEATURES, SERVERS, NotInstalled
 
@@ -14,10 +14,14 @@ Servers and proxies tried
 The tests in ``test/interop`` run against real servers and proxies, each with and without TLS.
 These tables are written by them and show the last run that was recorded.
 
-*yes*: all tests of this feature passed. A number: the server cannot do it, see the notes below.
-*plain*, *TLS*: tried this way only. A dash: not tried.
+*yes*: all tests of this feature passed. *no*, *only*: the server cannot do it, or only this way;
+the number is that of a note below. *plain*, *TLS*: tried this way only. A dash: not tried.
 For a proxy, *plain* stands for forwarded requests and *TLS* for a tunnel (``CONNECT``). HAProxy,
 squid and tinyproxy have Python's ``http.server`` behind them.
+
+A server that is not installed is skipped. Debian has them as ``nginx``, ``apache2-bin``,
+``lighttpd``, ``lighttpd-mod-webdav``, ``lighttpd-mod-openssl``, ``haproxy``, ``squid`` and
+``tinyproxy-bin``; those written in Python come with ``pip install dugong[interop]``.
 """
 
 EXPLANATIONS = """
@@ -52,11 +56,6 @@ restart
 proxy authentication
     Credentials as ``proxy_headers``: right, wrong and none.
 """
-
-
-class Cell(NamedTuple):
-    scheme: str
-    outcome: str
 
 
 class Results:
@@ -142,7 +141,8 @@ class Results:
             note = self._limits[server, feature]
             if note not in notes:
                 notes.append(note)
-            return str(notes.index(note) + 1)
+            others = [scheme for scheme, outcome in outcomes.items() if outcome == 'passed']
+            return f'{others[0] + " only" if others else "no"} ({notes.index(note) + 1})'
         return 'yes' if len(outcomes) == 2 else next(iter(outcomes))
 
 

@@ -36,6 +36,7 @@ def test_a_failure_stays(results):
 
 def test_a_limit_has_a_note(results):
     results.add('moto (S3)', 'plain', 'GET', 'passed')
+    assert '- no (1)' in results.page()
     assert '1. cannot\n' in results.page()
 
 
