@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ._poll import Coroutine
 
     T = TypeVar('T')
+    _FutureOf = asyncio.Future
+else:
+    # In CPython 3.8 the class cannot be subscripted.
+    _FutureOf = {'T': asyncio.Future}
 
 #: So many futures may complete without waiting, one after the other, before one has to wait for
 #: a turn of the loop, so that a coroutine for which data are always there cannot starve others.
@@ -69,7 +73,7 @@ class _Watch:
 _watches: weakref.WeakValueDictionary[Tuple[int, int, int], _Watch] = weakref.WeakValueDictionary()
 
 
-class AioFuture(asyncio.Future['T']):
+class AioFuture(_FutureOf['T']):
     """An `asyncio.Future` for the result of the dugong coroutine *crt*.
 
     Can be awaited, and used wherever asyncio takes a future. *loop* is the event loop, by default
