@@ -37,9 +37,11 @@ setup(
         # Servers for test/interop and the examples.
         'interop': [
             'aiohttp',
+            'flask',
+            'flask-cors',
             'gunicorn',
             'hypercorn',
-            'moto[s3,server]',
+            'moto[s3]',
             'uvicorn',
             'werkzeug',
         ],

@@ -125,9 +125,7 @@ class HTTPConnection(io.BufferedIOBase):
         default = package.HTTPS_PORT if tls else package.HTTP_PORT
         authority = host_and_port(self._host, self._port, default)
         self._proxy_address = None if self._proxy is None else check_address(self._proxy)
-        proxy_fields = (
-            '' if self._proxy_headers is None else CallerFields(self._proxy_headers).lines
-        )
+        proxy_fields = CallerFields(self._proxy_headers or ()).lines
         self._tunnel_fields = proxy_fields if tls else ''
         if self._proxy is None or tls:
             self._target_prefix = ''
@@ -406,9 +404,9 @@ class HTTPConnection(io.BufferedIOBase):
     def _make_request(
         self, method: str, path: str, headers: Optional[Fields], body: Any, expect100: bool
     ) -> Request:
-        verb = (
-            method if type(method) is str and method in _COMMON_METHODS else checked_method(method)
-        )
+        verb = method
+        if type(method) is not str or method not in _COMMON_METHODS:
+            verb = checked_method(method)
         start = f'{verb} {self._target_prefix}{checked_target(path)}{self._start}'
         if headers is None and body is None and not expect100:
             request = Request(method, path, NO_BODY)

@@ -157,7 +157,7 @@ class _Pipeline:
 
     @property
     def unanswered(self) -> List[Any]:
-        """The requests that were taken from *requests* and are not answered, as given, in order."""
+        """The requests taken from *requests* and not answered, as they were given, in order."""
         return [item.given for item in (*self._flight, *self._waiting)]
 
     @property

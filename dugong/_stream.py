@@ -92,7 +92,7 @@ class Signal:
         self.need = PollNeeded(self._receiver.fileno(), POLLIN)
 
     def set(self) -> None:
-        """Wake up whoever waits, now or later. May be called from any thread, even after `close`."""
+        """Wake up whoever waits, now or later. For any thread, even after `close`."""
 
         # Locked so that the descriptor cannot be closed, and its number reused, meanwhile.
         with self._lock:
@@ -111,8 +111,10 @@ class Stream:
 
     `sock` is the socket or `None`; `connected` (bool) becomes true when it can carry requests;
     `closed` (bool) tells that it was closed locally, `forgotten` (bool) that the caller wanted
-    so or that it belongs to the parent process, `ended_without_notice` that TLS ended
-    without close_notify, `ignores_missing_notice` that this cannot be seen, `cause` (str) why it cannot be used. `reading` and `sending` are the locks of the two roles.
+    so or that it belongs to the parent process, `cause` (str) why it cannot be used;
+    `ended_without_notice` (bool) tells that TLS ended without close_notify, and
+    `ignores_missing_notice` (bool) that this cannot be seen. `reading` and `sending` are the
+    locks of the two roles.
     """
 
     __slots__ = (
@@ -714,7 +716,7 @@ class Stream:
         return sock
 
     def forget(self) -> None:
-        """Close the descriptor without ending the connection, which belongs to the parent process."""
+        """Close the descriptor, but not the connection, which belongs to the parent process."""
 
         sock, self.sock = self.sock, None
         self.closed = self.forgotten = True
