@@ -12,6 +12,7 @@ from base64 import b64encode
 
 from ._body import BodyFollowing, RequestBody
 from ._buffer import _Buffer
+from ._exceptions import ConnectionClosed
 from ._log import debug
 from ._pipeline import MAX_PENDING, MAX_RETRIES, AsyncPipeline, Pipeline
 from ._poll import eval_coroutine
@@ -340,8 +341,11 @@ class HTTPConnection(io.BufferedIOBase):
         if not self._ssl_context:
             return None
         session = self._session_for_sending()
+        session.raise_fault()
         if not session.stream.connected:
             yield from session.co_connect(self._co_connect_session)
+        if session.stream.sock is None:
+            raise ConnectionClosed(session.stream.cause)
         return session.stream.sock
 
     # Sending
