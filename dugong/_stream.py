@@ -487,8 +487,6 @@ class Stream:
             self._need_send = self._readable
             return None
         except (OSError, ValueError, AttributeError) as exc:
-            if self.closed:
-                raise self._closed_error() from exc
             raise self._translated(exc, 'while sending') from exc
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
@@ -512,8 +510,6 @@ class Stream:
             self._need_send = self._writable
             return None
         except (OSError, ValueError) as exc:
-            if self.closed:
-                raise self._closed_error() from exc
             raise self._translated(exc, 'while sending') from exc
         if self._trace is not None:
             self._trace.write(b''.join(pieces)[:size])
@@ -541,8 +537,6 @@ class Stream:
             self._need_send = self._writable
             return None
         except (OSError, ValueError) as exc:
-            if self.closed:
-                raise self._closed_error() from exc
             if isinstance(exc, OSError) and exc.errno in (
                 errno.EINVAL,
                 errno.ENOSYS,
@@ -642,6 +636,8 @@ class Stream:
     def _translated(self, exc: Exception, when: str) -> Exception:
         """Return what to raise for *exc*, an error of the socket."""
 
+        if self.closed:
+            return self._closed_error()
         where = f'{when}, {self.host}:{self.port}'
         if isinstance(exc, ConnectionError) or _is_tls_eof(exc):
             return ConnectionClosed(f'server closed the connection {where}: {exc}')
