@@ -46,11 +46,14 @@ early answer
 100 MiB
     Uploads of this size.
 pipelining
-    1,000 requests sent ahead by a second thread and by a second asyncio task.
+    1,000 requests sent ahead by a second thread and by a second asyncio task, and as many as the
+    server takes before the first answer is read.
 pipeline()
-    1,000 requests with ``HTTPConnection.pipeline()``: bodies, streams, and with asyncio.
+    1,000 requests with ``HTTPConnection.pipeline()``: bodies, streams, and with asyncio; 50 if the
+    server closes after each response.
 keep-alive limit
-    The server closes after a number of requests, in the middle of a pipeline.
+    The server closes after a number of requests, in the middle of a pipeline: by a setting of its
+    own, or, behind ``http.server``, uvicorn and aiohttp, because the application says so.
 restart
     The server is restarted between two requests and in the middle of a pipeline.
 proxy authentication

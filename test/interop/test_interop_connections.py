@@ -217,6 +217,7 @@ def test_pipeline_goes_on_over_the_limit(limited):
         assert pipeline.connections > 1
 
 
+@pytest.mark.slow
 @pytest.mark.feature('restart')
 def test_a_restart_between_requests_shows_and_a_new_connection_works(server):
     with contextlib.ExitStack() as stack:
@@ -233,6 +234,7 @@ def test_a_restart_between_requests_shows_and_a_new_connection_works(server):
             check_body(reply.body, server.site.documents['text'])
 
 
+@pytest.mark.slow
 @pytest.mark.feature('restart')
 def test_pipeline_goes_on_over_a_restart(server, conn):
     count = 300 if server.keeps_alive else 30
