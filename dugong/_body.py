@@ -159,7 +159,7 @@ class ResponseBody:
                 # Section 6.1: the framing of such a message is faulty.
                 self.close_after = True
                 self._refuse(InvalidResponse('HTTP/1.0 response has a Transfer-Encoding'))
-            elif codings == ['chunked']:
+            elif head.members('transfer-encoding') == ['chunked']:
                 self._start_chunked()
                 # Section 6.1: close after a message with both, it may be an attack.
                 self.close_after = self.close_after or bool(lengths)
