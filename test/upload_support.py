@@ -524,6 +524,11 @@ class Running:
             assert self.steps < begin + _MAX_STEPS, 'coroutine spins'
         return True
 
+    def advance_once(self) -> None:
+        """Resume it once if it is ready."""
+        if self.need is None or self.need.poll(0):
+            self.step()
+
     def step(self) -> None:
         """Resume it once, whether it is ready or not."""
         self.steps += 1
@@ -572,7 +577,8 @@ class Tap:
 
     *calls* are the calls that have sent something. *budget* is the number of bytes that may
     still be sent: from then on calls fail as if the kernel had no room. `None`: no limit.
-    *swallow* makes all calls take everything without sending it.
+    *swallow* makes all calls take everything without sending it. *refused* is set by a call that
+    found the budget used up.
     """
 
     def __init__(self, monkeypatch: Any) -> None:
@@ -580,6 +586,7 @@ class Tap:
         self.calls: List[Sent] = []
         self.budget: Optional[int] = None
         self.swallow = False
+        self.refused = False
         send, sendmsg = socket.socket.send, socket.socket.sendmsg
         tls_send, sendfile = ssl.SSLSocket.send, os.sendfile
 
@@ -614,6 +621,7 @@ class Tap:
         budget = self.budget
         if budget is not None:
             if not budget:
+                self.refused = True
                 raise ssl.SSLWantWriteError if name == 'tls' else BlockingIOError
             pieces = _cut(pieces, budget)
         size = sum(map(_size, pieces)) if self.swallow else call(pieces)
