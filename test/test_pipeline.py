@@ -6,7 +6,6 @@ import gc
 import itertools
 import re
 import socket
-import ssl
 import sys
 import threading
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
@@ -24,13 +23,12 @@ from pipeline_support import (
     check,
     document,
     encoded,
-    expected,
     fetch,
     mixture,
     parts,
     shrink,
 )
-from servers import LIMIT, Peer, Request, ScriptedServer
+from servers import LIMIT, Peer
 from waiting_support import Thread, Waits, nothing_left, waits  # noqa: F401
 
 import dugong
@@ -40,7 +38,6 @@ from dugong import (
     ConnectionTimedOut,
     HTTPConnection,
     InvalidResponse,
-    PollNeeded,
     StateError,
     UnsupportedResponse,
     eval_coroutine,
@@ -649,9 +646,7 @@ def test_upload_answered_before_it_was_read(
 
 
 @pytest.mark.parametrize('ending', ['close', 'stay'])
-def test_upload_refused_when_it_is_repeated(
-    ending: str, connect: Connect, transport: str
-) -> None:
+def test_upload_refused_when_it_is_repeated(ending: str, connect: Connect, transport: str) -> None:
     """The server reads no more of a refused upload; the client does not wait for that."""
 
     def lost(peer: Peer) -> None:
@@ -783,3 +778,818 @@ def test_request_that_is_not_idempotent_is_not_repeated(
     assert next(pipeline, None) is None
     # Nothing was sent behind it, and all on one connection.
     assert site.arrived == [[('GET', '/0'), (method, '/order')]]
+
+
+@pytest.mark.parametrize('body', [b'', bytes(3_000_000)])
+def test_request_that_was_sent_in_part_is_not_repeated(
+    body: bytes, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the system calls are divided: the second one fails after the first."""
+
+    class Socket(socket.socket):
+        calls = 0
+
+        def send(self, data: Any, *flags: int) -> int:
+            Socket.calls += 1
+            if Socket.calls == 1:
+                return super().send(bytes(data)[:20])
+            if Socket.calls == 2:
+                raise ConnectionResetError(104, 'reset')
+            return super().send(data, *flags)
+
+    def create_socket(address: Tuple[str, int]) -> socket.socket:
+        sock = Socket()
+        sock.connect(address)
+        return sock
+
+    lines = []
+
+    def handler(peer: Peer) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            lines.append(peer.read_until(b' '))
+
+    monkeypatch.setattr(dugong, 'create_socket', create_socket)
+    pipeline = connect(handler).pipeline([('POST', '/order', None, body), '/0'])
+    with pytest.raises(ConnectionClosed, match='POST /order'):
+        next(pipeline)
+    assert pipeline.uncertain == [('POST', '/order', None, body)]
+    assert lines in ([], [b'POST '])
+
+
+def test_request_of_which_nothing_was_sent_is_sent_later(connect: Connect) -> None:
+    """A connection that is lost while others are unanswered says nothing about those behind."""
+    site = Site()
+    requests = ['/0', '/2', ('POST', '/order'), '/4']
+    assert fetch(connect(site.handler([Life(1)])), requests) == (4, [], 5, 2)
+    assert site.counts['POST', '/order'] == 1
+
+
+@pytest.mark.parametrize('stream', [False, True])
+@pytest.mark.parametrize('retries', [1, 2, 3, 7])
+@pytest.mark.parametrize('answers', [0, 1])
+@pytest.mark.parametrize(
+    'life',
+    [Life(0), Life(0, 'reset', 0), Life(0, 'fin', 20), Life(0, 'fin', 60), Life(0, 'stall')],
+    ids='{0.end}-{0.cut}'.format,
+)
+def test_error_after_so_many_connections_without_an_answer(
+    life: Life, answers: int, retries: int, stream: bool, connect: Connect
+) -> None:
+    site = Site()
+    lives = itertools.chain([Life(1, 'announce')] * answers, itertools.repeat(life))
+    conn = connect(site.handler(lives))
+    if life.end == 'stall':
+        conn.timeout = SHORT
+    pipeline = conn.pipeline(numbered(5, 2), max_retries=retries, stream=stream)
+    number = 0
+    with pytest.raises(ConnectionTimedOut if life.end == 'stall' else ConnectionClosed):
+        for response in pipeline:
+            try:
+                body = conn.readall() if stream else None
+            except ConnectionClosed:
+                assert stream and life.cut == 60
+                pipeline.retry()
+                continue
+            check(response, f'/{2 + number}', body)
+            number += 1
+    assert number == answers
+    assert len(site.arrived) == pipeline.connections == retries + answers
+    assert next(pipeline, None) is None
+    assert pipeline.unanswered[0] == f'/{2 + answers}'
+    assert pipeline.uncertain == []
+
+
+def test_complete_answers_start_the_count_again(connect: Connect) -> None:
+    lives = [Life(0), Life(0), Life(1), Life(0), Life(0), Life(2), Life(0), Life(0)]
+    assert fetch(connect(Site().handler(lives)), numbered(20)).connections == 9
+
+
+def test_failing_connects_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        address = listener.getsockname()
+    sockets = CountingSockets.install(monkeypatch)
+    pipeline = HTTPConnection(*address).pipeline(numbered(3), max_retries=4)
+    with pytest.raises(ConnectionRefusedError):
+        next(pipeline)
+    assert sockets.count == pipeline.connections == 4
+    assert (pipeline.sent, pipeline.unanswered[:1]) == (0, ['/0'])
+
+
+def test_unknown_host_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def create_socket(address: Tuple[str, int]) -> socket.socket:
+        calls.append(address)
+        raise dugong.HostnameNotResolvable(address[0])
+
+    monkeypatch.setattr(dugong, 'create_socket', create_socket)
+    with pytest.raises(dugong.HostnameNotResolvable):
+        list(HTTPConnection('some.invalid').pipeline(['/']))
+    assert calls == [('some.invalid', 80)]
+
+
+def test_what_remains_can_be_given_to_another_pipeline(connect: Connect) -> None:
+    site = Site()
+    conn = connect(site.handler([Life(3), *[Life(0)] * 3]))
+    source = iter(numbered(20))
+    pipeline = conn.pipeline(source)
+    seen = []
+    with pytest.raises(ConnectionClosed):
+        for response in pipeline:
+            seen.append(response.path)
+    conn.reset()
+    rest = conn.pipeline([*pipeline.unanswered, *source])
+    assert seen + [resp.path for resp in rest] == numbered(20)
+
+
+# Beginning
+
+
+def test_broken_connection_is_reported(connect: Connect) -> None:
+    conn = connect([lambda peer: peer.send(encoded(peer.read_request())[:-3]), answer_all])
+    conn.send_request('GET', '/0')
+    conn.read_response()
+    with pytest.raises(ConnectionClosed):
+        conn.readall()
+    pipeline = conn.pipeline(['/0'])
+    with pytest.raises(ConnectionClosed):
+        next(pipeline)
+    assert pipeline.connections == pipeline.sent == 0
+    conn.reset()
+    assert fetch(conn, ['/0']).answers == 1
+
+
+def test_it_does_not_begin_while_something_is_outstanding(connect: Connect) -> None:
+    conn = connect(answer_all)
+    conn.send_request('GET', '/0')
+    for _ in range(2):
+        with pytest.raises(StateError):
+            next(conn.pipeline(['/2']))
+        if not conn._session.reading_body:
+            conn.read_response()
+    assert conn.readall() == document('/0')
+    assert fetch(conn, ['/2']).connections == 1
+
+
+@pytest.mark.parametrize('method', ['GET', 'POST'])
+def test_idle_connection_that_the_server_has_left(method: str) -> None:
+    """The end is waiting, so that not even a POST is at risk."""
+    with ByHand([]) as hand:
+        hand.pipeline = hand.conn.co_pipeline([(method, '/0'), (method, '/2')])
+        for number in range(2):
+            hand.waits()
+            peer = hand.accept()
+            assert peer.lines()[:1] == [f'{method} /{2 * number}']
+            peer.respond(b'fine')
+            assert hand.run().body == b'fine'
+            peer.close()
+        assert hand.run() is None
+        assert (hand.pipeline.connections, hand.pipeline.uncertain) == (2, [])
+
+
+@pytest.mark.parametrize('method', ['GET', 'POST'])
+@pytest.mark.parametrize('excess', [b'HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nblue', b'\0'])
+def test_answer_out_of_the_blue_is_nobodys(method: str, excess: bytes) -> None:
+    with ByHand([(method, '/0'), (method, '/2')], max_pending=1) as hand:
+        hand.waits()
+        first = hand.accept()
+        first.send(b'HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine' + excess)
+        assert hand.run().body == b'fine'
+        hand.waits()
+        assert first.lines() == [f'{method} /0']
+        second = hand.accept()
+        assert second.lines() == [f'{method} /2']
+        second.respond(b'more')
+        assert hand.run().body == b'more'
+        assert hand.run() is None
+
+
+# Local closing
+
+
+@pytest.mark.parametrize('close', ['disconnect', 'reset'])
+def test_closing_between_steps_ends_it(close: str, connect: Connect, transport: str) -> None:
+    site = Site()
+    conn = connect(site.handler())
+    for wanted in (1, 2, 5):
+        pipeline = conn.pipeline(numbered(10))
+        list(itertools.islice(pipeline, wanted))
+        getattr(conn, close)()
+        with pytest.raises(ConnectionClosed):
+            next(pipeline)
+        assert next(pipeline, None) is None
+        assert pipeline.unanswered[0] == f'/{wanted}'
+        assert pipeline.connections == 1
+    assert len(site.arrived) == 3
+    assert fetch(conn, numbered(3)).answers == 3
+
+
+@pytest.mark.parametrize('close', ['disconnect', 'reset', 'pipeline'])
+@pytest.mark.parametrize('cut', [None, 20, 60])
+def test_closing_in_another_thread_ends_a_step(
+    cut: Optional[int],
+    close: str,
+    connect: Connect,
+    serve: Any,
+    transport: str,
+    waits: Waits,  # noqa: F811
+) -> None:
+    there = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        peer.send(encoded(peer.read_request()))
+        request = peer.read_request()
+        peer.send(encoded(request)[: cut or 0])
+        there.set()
+        peer.read_to_eof()
+
+    server = serve(handler)
+    conn = connect(server)
+    pipeline = conn.pipeline(['/0', '/2', '/4'])
+    next(pipeline)
+    waits.begun.clear()
+    thread = Thread(next, pipeline)
+    assert there.wait(LIMIT)
+    waits.next()
+    pipeline.close() if close == 'pipeline' else getattr(conn, close)()
+    with pytest.raises(ConnectionClosed):
+        thread.finish()
+    assert next(pipeline, None) is None
+    assert pipeline.unanswered == ['/2', '/4']
+    assert server.connections == 1
+
+
+@slow
+def test_closing_at_any_line_ends_it(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another thread, or a signal handler, may do: no connection is made after that."""
+    sockets = CountingSockets.install(monkeypatch)
+    server = serve(Site().handler(itertools.repeat(Life(1))))
+    files = ('_pipeline.py', '_connection.py')
+    for line in itertools.count(1):
+        conn = HTTPConnection(*server.address)
+        conn.timeout = LIMIT
+        seen = []
+        counter = 0
+        closed: List[int] = []
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            nonlocal counter
+            if not frame.f_code.co_filename.endswith(files):
+                return None
+            if event == 'line':
+                counter += 1
+                if counter == line:  # noqa: B023
+                    sys.settrace(None)
+                    # Before it has begun, it has nothing to do with the connection yet.
+                    begun = pipeline._session is not None  # noqa: B023
+                    conn.disconnect()  # noqa: B023
+                    closed.append(sockets.count if begun else 1 << 30)  # noqa: B023
+            return trace
+
+        pipeline = conn.pipeline(['/0', '/2', '/4'])
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            for response in pipeline:
+                seen.append(response.path)
+        except ConnectionClosed:
+            assert closed, 'nobody has closed it'
+        else:
+            assert seen == ['/0', '/2', '/4'], line
+        finally:
+            sys.settrace(before)
+            conn.disconnect()
+        if not closed:
+            break
+        assert sockets.count <= closed[0], f'connected after line event {line}'
+    assert line > 200
+
+
+# Adaptation
+
+
+def pipelining_proxy(kind: str) -> Callable[[Peer], None]:
+    """A server that does not cope with a request that comes together with another one."""
+
+    def handler(peer: Peer) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                request = peer.read_request()
+                more = bool(peer._buffer)
+                if more and kind == 'refuses all':
+                    peer.respond(b'bad', '400 Bad Request', 'Connection: close')
+                    break
+                if more and kind == 'leaves':
+                    break
+                peer.send(encoded(request, close=more and kind == 'answers one'))
+                if not more:
+                    continue
+                if kind == 'answers one':
+                    break
+                if kind == 'refuses the second':
+                    peer.respond(b'bad', '501 Not Implemented', 'Connection: close')
+                    break
+                if kind == 'talks nonsense':
+                    peer.send(b'what was that?\r\n\r\n')
+                    break
+                # Forgets what it has read.
+                peer.read_to_eof()
+            peer.half_close()
+            peer.read_to_eof()
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'refuses all',
+        'refuses the second',
+        'leaves',
+        'answers one',
+        'talks nonsense',
+        pytest.param('stalls', marks=slow),
+    ],
+)
+def test_server_that_does_not_cope_with_pipelining(
+    kind: str, connect: Connect, transport: str
+) -> None:
+    conn = connect(pipelining_proxy(kind))
+    if kind == 'stalls':
+        conn.timeout = SHORT
+    result = fetch(conn, mixture(60))
+    assert (result.answers, result.uncertain) == (60, [])
+    # It goes on trying, but not all the time.
+    assert result.sent <= 150
+
+
+@pytest.mark.parametrize('end', ['announce', 'fin', 'close', 'eof'])
+def test_one_request_per_connection(end: str, connect: Connect, transport: str) -> None:
+    """It soon sends one at a time, so that at most that one is sent in vain."""
+    site = Site()
+    result = fetch(connect(site.handler(itertools.repeat(Life(1, end)))), numbered(40))
+    assert (result.answers, result.connections) == (40, 40)
+    assert all(len(arrived) <= 2 for arrived in site.arrived[2:])
+    if end in ('announce', 'eof'):
+        assert result.sent <= 44
+
+
+@pytest.mark.parametrize('answers', [3, 10, 50])
+def test_server_that_closes_early_is_sent_little_in_vain(answers: int, connect: Connect) -> None:
+    site = Site()
+    lives = itertools.repeat(Life(answers, 'announce'))
+    result = fetch(connect(site.handler(lives)), numbered(10 * answers))
+    assert (result.answers, result.connections) == (10 * answers, 10)
+    assert result.sent <= 16 * answers
+
+
+def test_it_grows_again() -> None:
+    with ByHand(map('/{}'.format, itertools.count()), max_pending=12) as hand:
+        for number in range(5):
+            hand.waits()
+            peer = hand.accept()
+            peer.lines()
+            peer.answer(f'/{number}', close=True)
+            hand.gets(f'/{number}')
+            peer.close()
+        hand.waits()
+        peer = hand.accept()
+        sizes = []
+        for _ in range(20):
+            targets = [line[4:] for line in peer.lines()]
+            sizes.append(len(targets))
+            peer.answer(*targets)
+            hand.gets(*targets)
+            hand.waits()
+        assert sizes[0] == 1
+        assert max(sizes) >= 6
+        assert hand.pipeline.in_flight == 12
+
+
+# What must not be sent
+
+
+@pytest.mark.parametrize('method', NOT_IDEMPOTENT)
+def test_nothing_is_sent_beside_what_is_not_idempotent(method: str) -> None:
+    requests = ['/0', '/2', (method, '/order'), (method, '/order'), '/4', '/6']
+    with ByHand(requests) as hand:
+        hand.waits()
+        peer = hand.accept()
+        assert peer.lines() == ['GET /0', 'GET /2']
+        peer.answer('/0')
+        hand.gets('/0')
+        hand.waits()
+        assert peer.lines() == []
+        peer.answer('/2')
+        hand.gets('/2')
+        for _ in range(2):
+            hand.waits()
+            assert peer.lines() == [f'{method} /order']
+            assert hand.pipeline.uncertain == [(method, '/order')]
+            answer = b'HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n'
+            for piece in (answer, b'don'):
+                peer.send(piece)
+                hand.waits()
+                assert peer.lines() == []
+            peer.send(b'e')
+            assert hand.run().body == b'done'
+            assert hand.pipeline.uncertain == []
+        hand.waits()
+        assert peer.lines() == ['GET /4', 'GET /6']
+
+
+def test_nothing_is_sent_behind_connection_close() -> None:
+    requests = ['/0', ('GET', '/2', {'connection': 'Close'}), '/4', '/6']
+    with ByHand(requests) as hand:
+        hand.waits()
+        first = hand.accept()
+        assert first.lines() == ['GET /0', 'GET /2']
+        # Although the server does not say that it closes.
+        first.answer('/0', '/2')
+        hand.gets('/0', '/2')
+        hand.waits()
+        assert first.lines() == []
+        second = hand.accept()
+        assert second.lines() == ['GET /4', 'GET /6']
+        second.answer('/4', '/6')
+        hand.gets('/4', '/6')
+        assert hand.run() is None
+
+
+def test_nothing_is_sent_behind_an_announced_end() -> None:
+    with ByHand(numbered(20)) as hand:
+        hand.waits()
+        first = hand.accept()
+        lines = first.lines()
+        first.answer('/0', close=True)
+        hand.gets('/0')
+        hand.waits()
+        assert first.lines() == []
+        second = hand.accept()
+        assert second.lines()[0] == 'GET /1'
+        assert len(lines) < 20
+
+
+# Coroutines, threads, interruptions
+
+
+def test_async_for(connect: Connect, transport: str) -> None:
+    conn = connect(Site().handler([Life(5), Life(9, 'announce')]))
+
+    async def main() -> List[Tuple[str, bytes]]:
+        return [(resp.path, resp.body) async for resp in conn.co_pipeline(numbered(50))]
+
+    assert asyncio.run(main()) == [(path, document(path)) for path in numbered(50)]
+
+
+def test_async_for_with_streamed_bodies(connect: Connect, transport: str) -> None:
+    conn = connect(Site().handler([Life(5), Life(9, 'announce')]))
+
+    async def main() -> List[bytes]:
+        bodies = []
+        async for _ in conn.co_pipeline(numbered(50), stream=True):
+            bodies.append(await AioFuture(conn.co_readall()))
+        return bodies
+
+    assert asyncio.run(main()) == [document(path) for path in numbered(50)]
+
+
+def test_several_pipelines_in_one_event_loop(connect: Connect) -> None:
+    connections = [connect(Site().handler([Life(5)])) for _ in range(5)]
+
+    async def get(conn: HTTPConnection, paths: List[str]) -> List[bytes]:
+        return [resp.body async for resp in conn.co_pipeline(paths)]
+
+    async def main() -> List[List[bytes]]:
+        paths = [numbered(30, 100 * number) for number in range(5)]
+        return list(await asyncio.gather(*map(get, connections, paths)))
+
+    assert asyncio.run(main()) == [
+        [document(path) for path in numbered(30, 100 * number)] for number in range(5)
+    ]
+
+
+def test_co_next_by_hand(connect: Connect, transport: str) -> None:
+    pipeline = connect(Site().handler([Life(5)])).co_pipeline(numbered(30))
+    for path in numbered(30):
+        check(eval_coroutine(pipeline.co_next(), LIMIT), path)
+    for _ in range(2):
+        assert eval_coroutine(pipeline.co_next(), LIMIT) is None
+
+
+def test_errors_come_out_of_async_for(connect: Connect) -> None:
+    conn = connect(Site().handler([Life(1, 'fin', 0)]))
+
+    async def main() -> List[str]:
+        seen = []
+        with pytest.raises(ConnectionClosed, match='POST /order'):
+            async for resp in conn.co_pipeline(['/0', ('POST', '/order')]):
+                seen.append(resp.path)
+        return seen
+
+    assert asyncio.run(main()) == ['/0']
+
+
+def test_second_step_at_a_time_is_refused_and_the_first_unharmed() -> None:
+    with ByHand(numbered(3)) as hand:
+        hand.waits()
+        peer = hand.accept()
+        with pytest.raises(StateError):
+            next(hand.pipeline.co_next())
+        peer.answer(*numbered(3))
+        hand.gets(*numbered(3))
+        assert hand.run() is None
+
+
+class Interruption(BaseException):
+    pass
+
+
+INTERRUPTIONS: Dict[str, Optional[BaseException]] = {
+    'closed': None,
+    'KeyboardInterrupt': KeyboardInterrupt(),
+    'other': Interruption(),
+}
+
+
+@pytest.mark.parametrize('stream', [False, True])
+@pytest.mark.parametrize('name', INTERRUPTIONS)
+def test_interrupted_while_waiting_for_a_head_it_goes_on(name: str, stream: bool) -> None:
+    """As often as it happens, and on the same connection."""
+    with ByHand(numbered(4), stream=stream) as hand:
+        hand.waits()
+        peer = hand.accept()
+        for path in numbered(4):
+            head, _, body = _plain_answer(path).partition(b'\r\n\r\n')
+            for piece in (head[:3], head[3:], b'\r\n\r'):
+                hand.interrupt(INTERRUPTIONS[name])
+                peer.send(piece)
+                hand.waits()
+            peer.send(b'\n' + body)
+            response = hand.run()
+            assert response.path == path
+            if not stream:
+                assert response.body == document(path)
+            if path != '/3':
+                hand.waits()
+        assert hand.pipeline.connections == 1
+        assert peer.lines() == [f'GET {path}' for path in numbered(4)]
+
+
+def _plain_answer(path: str) -> bytes:
+    body = document(path)
+    return b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b' % (len(body), body)
+
+
+@pytest.mark.parametrize('name', INTERRUPTIONS)
+def test_interrupted_in_a_body_it_goes_on(name: str) -> None:
+    """It may begin again with this request, but what the caller does is no failure."""
+    with ByHand(numbered(3)) as hand:
+        hand.waits()
+        peer = hand.accept()
+        for _ in range(5):
+            peer.send(_plain_answer('/0')[peer.sent : -5])
+            hand.waits()
+            hand.interrupt(INTERRUPTIONS[name])
+            hand.waits()
+            if peer.has_eof():
+                peer = hand.accept()
+        peer.send(_plain_answer('/0')[peer.sent :])
+        hand.gets('/0')
+
+
+@slow
+@pytest.mark.parametrize('name', INTERRUPTIONS)
+@pytest.mark.parametrize('stream', [False, True])
+def test_interrupted_at_any_wait_it_goes_on(
+    stream: bool, name: str, connect: Connect, serve: Any, transport: str
+) -> None:
+    """Connecting included; all answers are right, and nothing is repeated that must not be."""
+    site = Site()
+
+    def lives() -> Iterator[Life]:
+        while True:
+            yield from (Life(4, 'announce'), Life(3), Life())
+
+    server = serve(site.handler(lives()))
+    conn = connect(server)
+    requests = ['/0', '/1', ('POST', '/3'), '/4', ('PUT', '/5', None, b'1'), '/6', '/8']
+    for wait in itertools.count():
+        site.arrived.clear()
+        pipeline = conn.co_pipeline(requests, stream=stream)
+        waited = 0
+        seen = []
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                step = pipeline.co_next()
+                try:
+                    while True:
+                        need = next(step)
+                        waited += 1
+                        if waited == wait + 1:
+                            exc = INTERRUPTIONS[name]
+                            if exc is None:
+                                step.close()
+                                break
+                            with pytest.raises(type(exc)):
+                                step.throw(exc)
+                            break
+                        assert need.poll(LIMIT)
+                except StopIteration as stop:
+                    if stop.value is None:
+                        break
+                    body = conn.readall() if stream else stop.value.body
+                    check(stop.value, requests[len(seen)], body)
+                    seen.append(stop.value.path)
+        if len(seen) < len(requests):
+            assert pipeline.uncertain == [('POST', '/3')]
+            assert pipeline.unanswered[0] == ('POST', '/3')
+        site.check_not_repeated()
+        conn.reset()
+        if waited <= wait:
+            break
+    assert wait > 3
+    conn.disconnect()
+    # Handshakes that came to nothing.
+    server.errors = [exc for exc in server.errors if not isinstance(exc, OSError)]
+
+
+def test_cancelled_task_can_go_on(connect: Connect) -> None:
+    go_on = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        with contextlib.suppress(EOFError):
+            peer.send(encoded(peer.read_request()))
+            request = peer.read_request()
+            assert go_on.wait(LIMIT)
+            peer.send(encoded(request))
+            answer_all(peer)
+
+    pipeline = connect(handler).co_pipeline(numbered(5))
+
+    async def main() -> List[str]:
+        seen = [(await pipeline.__anext__()).path]
+        for _ in range(5):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(pipeline.__anext__(), 0.01)
+        go_on.set()
+        async for resp in pipeline:
+            seen.append(resp.path)
+        return seen
+
+    assert asyncio.run(main()) == numbered(5)
+    assert pipeline.connections == 1
+
+
+def test_stall_is_a_lost_connection(connect: Connect, transport: str) -> None:
+    site = Site()
+    conn = connect(site.handler([Life(5, 'stall'), Life(3, 'stall', 60)]))
+    conn.timeout = SHORT
+    assert fetch(conn, numbered(20))[:2] == (20, [])
+    assert len(site.arrived) == 3
+
+
+# The end
+
+
+@pytest.mark.parametrize('how', ['dropped', 'closed', 'broken off'])
+@pytest.mark.parametrize('stream', [False, True])
+def test_given_up_with_answers_outstanding(
+    how: str, stream: bool, connect: Connect, transport: str
+) -> None:
+    """The answers that come are for nobody else; after `reset` all is well."""
+    conn = connect(Site().handler())
+    with nothing_left():
+        pipeline = conn.pipeline(map('/{}'.format, itertools.count()), stream=stream)
+        if how == 'broken off':
+            for _ in pipeline:
+                break
+        else:
+            next(pipeline)
+        if how == 'closed':
+            pipeline.close()
+            assert next(pipeline, None) is None
+            pipeline.close()
+            assert pipeline.unanswered[0] == '/1'
+        del pipeline
+        gc.collect()
+        for use in (conn.read_response, lambda: conn.send_request('GET', '/')):
+            with pytest.raises(ConnectionClosed):
+                use()
+        conn.disconnect()
+    conn.send_request('GET', '/7')
+    assert conn.read_response().path == '/7'
+    assert conn.readall() == document('/7')
+
+
+def test_given_up_at_its_end_it_leaves_the_connection_alone(connect: Connect) -> None:
+    site = Site()
+    conn = connect(site.handler())
+    pipeline = conn.pipeline(numbered(2))
+    next(pipeline)
+    next(pipeline)
+    pipeline.close()
+    del pipeline
+    assert fetch(conn, ['/0']).answers == 1
+    assert len(site.arrived) == 1
+
+
+def test_attributes(connect: Connect) -> None:
+    order = ('POST', '/order', None, b'1')
+    with ByHand(['/0', '/1', '/2', order, '/4']) as hand:
+        pipeline = hand.pipeline
+
+        def state() -> Tuple[Any, ...]:
+            return (
+                pipeline.sent,
+                pipeline.repeated,
+                pipeline.connections,
+                pipeline.in_flight,
+                pipeline.unanswered,
+                pipeline.uncertain,
+            )
+
+        assert state() == (0, 0, 0, 0, [], [])
+        hand.waits()
+        peer = hand.accept()
+        assert state() == (3, 0, 1, 3, ['/0', '/1', '/2', order], [])
+        peer.answer('/0')
+        hand.gets('/0')
+        assert state() == (3, 0, 1, 2, ['/1', '/2', order], [])
+        peer.close()
+        hand.waits()
+        peer = hand.accept()
+        # It is careful now.
+        assert state() == (4, 2, 2, 1, ['/1', '/2', order], [])
+        peer.answer('/1')
+        hand.gets('/1')
+        hand.waits()
+        peer.answer('/2')
+        hand.gets('/2')
+        assert state() == (5, 2, 2, 0, [order], [])
+        hand.waits()
+        assert state() == (6, 2, 2, 1, [order], [order])
+        peer.respond(b'done')
+        assert hand.run().body == b'done'
+        assert state()[3:] == (0, [], [])
+        hand.waits()
+        peer.answer('/4')
+        hand.gets('/4')
+        assert hand.run() is None
+        assert state() == (7, 2, 2, 0, [], [])
+
+
+# Ten thousand documents
+
+
+class Campaign(NamedTuple):
+    """So many documents from a site with these connections, with a time limit or a limit."""
+
+    name: str
+    count: int
+    lives: Callable[[], Iterator[Life]]
+    timeout: float = LIMIT
+    options: Dict[str, Any] = {}
+
+
+def _every_k(end: str) -> Callable[[], Iterator[Life]]:
+    return lambda: (Life(k, end) for k in itertools.cycle(range(1, 21)))
+
+
+def _every_byte(end: str) -> Callable[[], Iterator[Life]]:
+    """One byte more of an answer arrives on each connection."""
+    return lambda: (Life(1 + cut % 3, end, cut % 120) for cut in itertools.count())
+
+
+CAMPAIGNS = [
+    *(
+        Campaign(f'{end} after k', 630, _every_k(end))
+        for end in ('fin', 'close', 'notify', 'announce', 'reset')
+    ),
+    Campaign('fin at every byte', 480, _every_byte('fin')),
+    Campaign('reset at every byte', 480, _every_byte('reset')),
+    Campaign('one per connection', 150, lambda: itertools.repeat(Life(1, 'eof'))),
+    Campaign('out of the blue', 300, _every_k('blue'), LIMIT, {'max_pending': 1}),
+    Campaign('stall', 240, lambda: (Life(20 + k, 'stall', 7 * k) for k in range(10)), SHORT),
+    Campaign('well', 200, lambda: iter(())),
+]
+
+
+def test_there_are_ten_thousand_documents() -> None:
+    assert 2 * sum(campaign.count for campaign in CAMPAIGNS) == 10_000
+
+
+@slow
+@pytest.mark.parametrize('campaign', CAMPAIGNS, ids=lambda campaign: campaign.name)
+def test_ten_thousand_documents(campaign: Campaign, connect: Connect, transport: str) -> None:
+    """Each is right, none is lost, and what must not be repeated arrives at most once."""
+    site = Site()
+    conn = connect(site.handler(campaign.lives()))
+    conn.timeout = campaign.timeout
+    result = fetch(conn, mixture(campaign.count), **campaign.options)
+    assert result.answers + len(result.uncertain) == campaign.count
+    site.check_not_repeated()
+    counts = site.counts
+    for given in mixture(campaign.count):
+        method, path, _ = parts(given)
+        assert counts[method, path] or given in result.uncertain
