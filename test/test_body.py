@@ -66,6 +66,7 @@ def body_for(
     (['Content-Length: 5', 'Connection: x, CLOSE'], {'minor': 9}, DATA, 5, False, True),
     (['Transfer-Encoding: chunked'], {}, CHUNK_SIZE, None, True, False),
     (['Transfer-Encoding: Chunked'], {}, CHUNK_SIZE, None, True, False),
+    (['Transfer-Encoding: ,chunked, '], {}, CHUNK_SIZE, None, True, False),
     (['Transfer-Encoding: chunked', 'Connection: close'], {}, CHUNK_SIZE, None, True, True),
     (['Transfer-Encoding: chunked', 'Content-Length: 5'], {}, CHUNK_SIZE, None, True, True),
     (['Content-Length: x', 'Transfer-Encoding: chunked'], {}, CHUNK_SIZE, None, True, True),
