@@ -50,6 +50,9 @@ _FIRST_WINDOW = 4
 # Bytes of requests in flight, unless a single request is larger.
 _MAX_BYTES = 1 << 18
 
+# Bytes of a body that are read at a time.
+_READ_SIZE = 1 << 18
+
 # Responses that a server or proxy gives, and closes, if it cannot deal with pipelined requests.
 _PIPELINING_ERRORS = frozenset((400, 408, 500, 501, 502, 503, 504))
 
@@ -134,8 +137,12 @@ class _Pipeline:
         # Whether there are bodies among what was sent last.
         self._uploading = False
         self._current: Optional[_Item] = None
+        # The response whose body is being read, and what has been read of that.
+        self._response: Optional[HTTPResponse] = None
+        self._parts: List[bytes] = []
         self._finished = False
         self._closed = False
+        self._interrupted = False
         self._stepping = False
         self._window = min(max_pending, _FIRST_WINDOW)
         # Complete answers on this connection, and on the last one that was lost.
@@ -218,6 +225,10 @@ class _Pipeline:
         except Exception:
             self._finish('the pipeline has failed')
             raise
+        except BaseException:
+            # Not the fault of the server, should the connection be broken by it.
+            self._interrupted = True
+            raise
         finally:
             self._stepping = False
 
@@ -229,7 +240,7 @@ class _Pipeline:
         ):
             try:
                 session = yield from self._co_session()
-                if session.reading_body:
+                if session.reading_body and self._response is None:
                     yield from self._co_drive(session, session.co_discard())
                 if self._current is not None:
                     self._completed()
@@ -241,7 +252,7 @@ class _Pipeline:
                 self._lost(exc)
             except (InvalidResponse, UnsupportedResponse) as exc:
                 # It may be the confused answer to too many requests at once.
-                if len(self._flight) < 2:
+                if not self._flight or not self._repeat_alone(self._flight[0]):
                     raise
                 self._lost(exc)
             except OSError as exc:
@@ -273,7 +284,7 @@ class _Pipeline:
             # Broken by what the caller, or an interruption, did with a streamed body.
             raise ConnectionClosed(session.fault.msg)
         session.raise_fault()
-        if session.reading_body:
+        if session.reading_body or self._response is not None:
             return session
         self._completed()
         if self._flight:
@@ -293,10 +304,17 @@ class _Pipeline:
         return session
 
     def _next_session(self) -> Session:
-        assert self._session is not None
-        self._session.stream.abort('the connection was given up by the pipeline')
+        old = self._session
+        assert old is not None
+        old.stream.abort('the connection was given up by the pipeline')
         self._session = self._conn._start_session()
         self._answered = 0
+        self._response = None
+        self._parts.clear()
+        # Looked at last, as `disconnect` may come from another thread at any moment.
+        if old.stream.forgotten:
+            self._session.stream.abort()
+            raise ConnectionClosed(old.stream.cause)
         return self._session
 
     def _lost(self, exc: Exception) -> None:
@@ -318,7 +336,11 @@ class _Pipeline:
                 f'connection was lost before the answer to {method} {path}, which is not '
                 f'repeated because the server may have carried it out: {exc}'
             ) from exc
-        self._failures = 0 if self._answered else self._failures + 1
+        if self._answered:
+            self._failures = 0
+        elif not self._interrupted:
+            self._failures += 1
+        self._interrupted = False
         if self._failures and self._failures >= self._max_retries:
             raise exc
         self._window = max(1, min(self._window, self._answered // 2))
@@ -467,20 +489,27 @@ class _Pipeline:
             assert session.send_fault is not None
             raise ConnectionClosed(session.send_fault.msg)
         item = flight[0]
-        if not session.pending or session.pending[0] is not item.request:
-            raise StateError('the connection was used for something else during the pipeline')
-        response: HTTPResponse
-        response = yield from self._co_drive(session, session.co_read_response(True))
-        if (
-            response.status in _PIPELINING_ERRORS
-            and session.ended is not None
-            and (item.behind or len(flight) > 1)
-            and not item.alone
-        ):
-            item.alone = True
-            raise ConnectionClosed('server does not answer pipelined requests')
+        response = self._response
+        if response is None:
+            if not session.pending or session.pending[0] is not item.request:
+                raise StateError('the connection was used for something else meanwhile')
+            response = yield from self._co_drive(session, session.co_read_response(True))
+            assert response is not None
+            if (
+                response.status in _PIPELINING_ERRORS
+                and session.ended is not None
+                and self._repeat_alone(item)
+            ):
+                raise ConnectionClosed('server does not answer pipelined requests')
         if not self._stream:
-            response.body = yield from self._co_drive(session, session.co_readall())
+            # An interruption in the middle loses nothing of it.
+            self._response = response
+            parts = self._parts
+            while session.reading_body:
+                parts.append((yield from self._co_drive(session, session.co_read(_READ_SIZE))))
+            response.body = b''.join(parts)
+            self._response = None
+            parts.clear()
         flight.popleft()
         # With *stream*, it may have to be repeated.
         assert item.request is not None
@@ -490,6 +519,14 @@ class _Pipeline:
         if not self._stream:
             self._completed()
         return response
+
+    def _repeat_alone(self, item: _Item) -> bool:
+        """Note that *item* is to be sent alone next time; False if it was alone already."""
+
+        if item.alone or not (item.behind or len(self._flight) > 1):
+            return False
+        item.alone = True
+        return True
 
     def _completed(self) -> None:
         """Count the present response, if there is one, as a complete answer."""
