@@ -754,7 +754,7 @@ def test_idempotent_request_is_repeated(method: str, connect: Connect, transport
     site = Site()
     body = None if method in ('GET', 'HEAD', 'TRACE') else b'1234'
     requests = [(method, '/1', None, body), (method, '/2', None, body)]
-    assert fetch(connect(site.handler([Life(0)])), requests).answers == 2
+    assert fetch(connect(site.handler([Life(0, 'fin', 0)])), requests).answers == 2
     assert site.counts == {(method, '/1'): 2, (method, '/2'): 2}
 
 
