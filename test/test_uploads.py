@@ -132,7 +132,7 @@ def test_body_following_without_length_is_announced_as_chunked(link: Link) -> No
 def test_framing_fields_of_the_caller_are_dropped(name: str, link: Link) -> None:
     link.conn.send_request('PUT', '/', {name: '17'}, body=BodyFollowing())
     head = link.available()
-    assert b'17' not in head
+    assert b': 17\r\n' not in head
     assert head.lower().count(b'transfer-encoding') == 1
 
 
@@ -684,7 +684,7 @@ def _compressed(module: Any, path: pathlib.Path) -> Any:
 
 
 def _spooled(path: pathlib.Path, roll: bool) -> Any:
-    stream = tempfile.SpooledTemporaryFile(max_size=0)  # noqa: SIM115
+    stream = tempfile.SpooledTemporaryFile(max_size=0)
     stream.write(path.read_bytes())
     if roll:
         stream.rollover()
@@ -862,12 +862,12 @@ class TextReader:
 
 TEXT: Dict[str, Callable[[pathlib.Path], Any]] = {
     'file': lambda path: path.open('r', encoding='latin1'),
-    'empty file': lambda path: open(os.devnull, encoding='latin1'),  # noqa: SIM115
+    'empty file': lambda path: open(os.devnull, encoding='latin1'),
     'memory': lambda path: io.StringIO('text'),
     'empty memory': lambda path: io.StringIO(),
     'wrapper': lambda path: io.TextIOWrapper(io.BytesIO(b'text'), encoding='latin1'),
-    'temporary file': lambda path: tempfile.NamedTemporaryFile('w+'),  # noqa: SIM115
-    'spooled file': lambda path: tempfile.SpooledTemporaryFile(mode='w+'),  # noqa: SIM115
+    'temporary file': lambda path: tempfile.NamedTemporaryFile('w+'),
+    'spooled file': lambda path: tempfile.SpooledTemporaryFile(mode='w+'),
     'anything that gives str': lambda path: TextReader(),
 }
 
@@ -1299,7 +1299,7 @@ def test_stream_that_fails_at_first_is_not_written_and_writing_may_go_on(
 
 @contextlib.contextmanager
 def sample_closed() -> Iterator[Any]:
-    stream = open(os.devnull, 'rb')  # noqa: SIM115
+    stream = open(os.devnull, 'rb')
     stream.close()
     yield stream
 
