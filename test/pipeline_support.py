@@ -40,7 +40,7 @@ NOT_IDEMPOTENT = ('POST', 'PATCH', 'LOCK', 'get')
 MAX_BYTES = 256 * 1024
 
 #: Time limit of the client where the server stalls, in seconds.
-SHORT = 0.05
+SHORT = 0.1
 
 _REQUEST_LINE = re.compile(rb'([A-Za-z]+) (/\S*) HTTP/1\.1\r\n')
 
@@ -151,7 +151,8 @@ class Site:
 
     def __init__(self) -> None:
         self.arrived: List[List[Tuple[str, str]]] = []
-        self._answer_lock = threading.Lock()
+        self._active = 0
+        self._changed = threading.Condition()
 
     def handler(self, lives: Iterable[Life] = ()) -> Callable[[Peer], None]:
         iterator = iter(lives)
@@ -160,9 +161,16 @@ class Site:
             life = next(iterator, Life())
             arrived: List[Tuple[str, str]] = []
             self.arrived.append(arrived)
-            # The client may leave at any time.
-            with contextlib.suppress(EOFError, OSError):
-                self._serve(peer, life, arrived)
+            with self._changed:
+                self._active += 1
+            try:
+                # The client may leave at any time.
+                with contextlib.suppress(EOFError, OSError):
+                    self._serve(peer, life, arrived)
+            finally:
+                with self._changed:
+                    self._active -= 1
+                    self._changed.notify_all()
 
         return handle
 
@@ -200,6 +208,12 @@ class Site:
                 (method.decode(), target.decode())
                 for method, target in _REQUEST_LINE.findall(rest)
             )
+
+    def settle(self, conn: HTTPConnection) -> None:
+        """Disconnect *conn*, and wait until all that was sent has been counted."""
+        conn.disconnect()
+        with self._changed:
+            assert self._changed.wait_for(lambda: not self._active, LIMIT)
 
     @property
     def counts(self) -> CounterType[Tuple[str, str]]:

@@ -733,11 +733,13 @@ def test_unanswered_requests_are_sent_again_in_order(
     life: Life, connect: Connect, transport: str
 ) -> None:
     site = Site()
-    pipeline = connect(site.handler([life])).pipeline(numbered(60))
+    conn = connect(site.handler([life]))
+    pipeline = conn.pipeline(numbered(60))
     for path, response in zip(numbered(60), pipeline):
         check(response, path)
     assert next(pipeline, None) is None
     assert pipeline.connections == 2
+    site.settle(conn)
     first, second = ([target for _, target in arrived] for arrived in site.arrived)
     assert first == numbered(len(first))
     answered = 60 - len(second)
@@ -754,7 +756,9 @@ def test_idempotent_request_is_repeated(method: str, connect: Connect, transport
     site = Site()
     body = None if method in ('GET', 'HEAD', 'TRACE') else b'1234'
     requests = [(method, '/1', None, body), (method, '/2', None, body)]
-    assert fetch(connect(site.handler([Life(0, 'fin', 0)])), requests).answers == 2
+    conn = connect(site.handler([Life(0, 'fin', 0)]))
+    assert fetch(conn, requests).answers == 2
+    site.settle(conn)
     assert site.counts == {(method, '/1'): 2, (method, '/2'): 2}
 
 
@@ -766,17 +770,18 @@ def test_request_that_is_not_idempotent_is_not_repeated(
 ) -> None:
     site = Site()
     conn = connect(site.handler([Life(1, end, cut)]))
-    if end == 'stall':
-        conn.timeout = SHORT
     given = (method, '/order', None, b'body')
     pipeline = conn.pipeline(iter(['/0', given, '/2', '/4']))
     check(next(pipeline), '/0')
+    if end == 'stall':
+        conn.timeout = SHORT
     with pytest.raises(ConnectionClosed, match=f'{method} /order'):
         next(pipeline)
     assert pipeline.uncertain == [given]
     assert pipeline.unanswered[0] == given
     assert next(pipeline, None) is None
     # Nothing was sent behind it, and all on one connection.
+    site.settle(conn)
     assert site.arrived == [[('GET', '/0'), (method, '/order')]]
 
 
@@ -820,7 +825,9 @@ def test_request_of_which_nothing_was_sent_is_sent_later(connect: Connect) -> No
     """A connection that is lost while others are unanswered says nothing about those behind."""
     site = Site()
     requests = ['/0', '/2', ('POST', '/order'), '/4']
-    assert fetch(connect(site.handler([Life(1)])), requests) == (4, [], 5, 2)
+    conn = connect(site.handler([Life(1)]))
+    assert fetch(conn, requests) == (4, [], 5, 2)
+    site.settle(conn)
     assert site.counts['POST', '/order'] == 1
 
 
@@ -1108,27 +1115,32 @@ def pipelining_proxy(kind: str) -> Callable[[Peer], None]:
         'leaves',
         'answers one',
         'talks nonsense',
-        pytest.param('stalls', marks=slow),
     ],
 )
 def test_server_that_does_not_cope_with_pipelining(
     kind: str, connect: Connect, transport: str
 ) -> None:
-    conn = connect(pipelining_proxy(kind))
-    if kind == 'stalls':
-        conn.timeout = SHORT
-    result = fetch(conn, mixture(60))
+    result = fetch(connect(pipelining_proxy(kind)), mixture(60))
     assert (result.answers, result.uncertain) == (60, [])
     # It goes on trying, but not all the time.
     assert result.sent <= 150
+
+
+@slow
+def test_server_that_stalls_when_it_gets_several_requests(connect: Connect) -> None:
+    conn = connect(pipelining_proxy('stalls'))
+    conn.timeout = SHORT
+    assert fetch(conn, numbered(20), max_retries=10).answers == 20
 
 
 @pytest.mark.parametrize('end', ['announce', 'fin', 'close', 'eof'])
 def test_one_request_per_connection(end: str, connect: Connect, transport: str) -> None:
     """It soon sends one at a time, so that at most that one is sent in vain."""
     site = Site()
-    result = fetch(connect(site.handler(itertools.repeat(Life(1, end)))), numbered(40))
+    conn = connect(site.handler(itertools.repeat(Life(1, end))))
+    result = fetch(conn, numbered(40))
     assert (result.answers, result.connections) == (40, 40)
+    site.settle(conn)
     assert all(len(arrived) <= 2 for arrived in site.arrived[2:])
     if end in ('announce', 'eof'):
         assert result.sent <= 44
@@ -1404,8 +1416,8 @@ def test_interrupted_at_any_wait_it_goes_on(
         if len(seen) < len(requests):
             assert pipeline.uncertain == [('POST', '/3')]
             assert pipeline.unanswered[0] == ('POST', '/3')
+        site.settle(conn)
         site.check_not_repeated()
-        conn.reset()
         if waited <= wait:
             break
     assert wait > 3
@@ -1441,7 +1453,8 @@ def test_cancelled_task_can_go_on(connect: Connect) -> None:
     assert pipeline.connections == 1
 
 
-def test_stall_is_a_lost_connection(connect: Connect, transport: str) -> None:
+@slow
+def test_stall_is_a_lost_connection(connect: Connect) -> None:
     site = Site()
     conn = connect(site.handler([Life(5, 'stall'), Life(3, 'stall', 60)]))
     conn.timeout = SHORT
@@ -1570,7 +1583,14 @@ CAMPAIGNS = [
     Campaign('reset at every byte', 480, _every_byte('reset')),
     Campaign('one per connection', 150, lambda: itertools.repeat(Life(1, 'eof'))),
     Campaign('out of the blue', 300, _every_k('blue'), LIMIT, {'max_pending': 1}),
-    Campaign('stall', 240, lambda: (Life(20 + k, 'stall', 7 * k) for k in range(10)), SHORT),
+    Campaign(
+        'stall',
+        240,
+        lambda: (Life(20 + k, 'stall', 7 * k) for k in range(10)),
+        SHORT,
+        # On a busy machine, more than the stalls takes longer than that.
+        {'max_retries': 50},
+    ),
     Campaign('well', 200, lambda: iter(())),
 ]
 
@@ -1581,15 +1601,22 @@ def test_there_are_ten_thousand_documents() -> None:
 
 @slow
 @pytest.mark.parametrize('campaign', CAMPAIGNS, ids=lambda campaign: campaign.name)
-def test_ten_thousand_documents(campaign: Campaign, connect: Connect, transport: str) -> None:
+def test_ten_thousand_documents(
+    campaign: Campaign, connect: Connect, serve: Any, transport: str
+) -> None:
     """Each is right, none is lost, and what must not be repeated arrives at most once."""
     site = Site()
-    conn = connect(site.handler(campaign.lives()))
+    server = serve(site.handler(campaign.lives()))
+    conn = connect(server)
     conn.timeout = campaign.timeout
     result = fetch(conn, mixture(campaign.count), **campaign.options)
     assert result.answers + len(result.uncertain) == campaign.count
+    site.settle(conn)
     site.check_not_repeated()
     counts = site.counts
     for given in mixture(campaign.count):
         method, path, _ = parts(given)
         assert counts[method, path] or given in result.uncertain
+    if campaign.timeout < LIMIT:
+        # Handshakes that took too long.
+        server.errors = [exc for exc in server.errors if not isinstance(exc, OSError)]
