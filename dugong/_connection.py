@@ -224,9 +224,11 @@ class HTTPConnection(io.BufferedIOBase):
 
         # A reader may still be at work in the buffer of the old one.
         old = self._session
-        self._session = Session(self._new_stream(), _Buffer(old.buf.size))
-        self._session.sender = old.sender
-        return self._session
+        new = Session(self._new_stream(), _Buffer(old.buf.size))
+        new.sender = old.sender
+        # Another thread may replace it at once.
+        self._session = new
+        return new
 
     def _co_connect_session(self, session: Session) -> Coroutine[None]:
         """Connect *session*; if that fails, leave an unconnected one in its place."""

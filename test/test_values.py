@@ -1,0 +1,102 @@
+"""Objects that hold values and never touch the network: what they show, take and refuse."""
+
+from email.message import Message
+from typing import Any
+
+import pytest
+
+import dugong
+from dugong import HTTPConnection, HTTPResponse
+
+
+@pytest.mark.parametrize('port', [-1, 65536, 10**9])
+def test_port_out_of_range_is_refused(port: int) -> None:
+    with pytest.raises(ValueError, match=str(port)):
+        HTTPConnection('localhost', port)
+
+
+@pytest.mark.parametrize('port', ['80', 80.0, b'80'])
+def test_port_of_another_type_is_refused(port: Any) -> None:
+    with pytest.raises(TypeError, match=type(port).__name__):
+        HTTPConnection('localhost', port)
+
+
+@pytest.mark.parametrize('name', [b'localhost', 1, None])
+def test_host_name_of_another_type_is_refused(name: Any) -> None:
+    with pytest.raises(TypeError, match=type(name).__name__):
+        HTTPConnection(name)
+
+
+@pytest.mark.parametrize('name', ['http://localhost', 'localhost/', 'user@localhost', 'a?b', 'a#'])
+def test_url_is_no_host_name(name: str) -> None:
+    with pytest.raises(ValueError, match='host name'):
+        HTTPConnection(name)
+
+
+def test_constructor_that_failed_leaves_nothing_to_close() -> None:
+    conn = HTTPConnection.__new__(HTTPConnection)
+    conn.close()
+
+
+@pytest.mark.parametrize('attribute', ['hostname', 'port', 'ssl_context', 'proxy'])
+def test_where_to_connect_to_can_be_read_and_assigned(attribute: str) -> None:
+    values = {'hostname': 'other', 'port': 81, 'ssl_context': None, 'proxy': ('proxy', 3128)}
+    conn = HTTPConnection('localhost')
+    setattr(conn, attribute, values[attribute])
+    assert getattr(conn, attribute) == values[attribute]
+
+
+def test_proxy_headers_can_be_read_and_assigned() -> None:
+    conn = HTTPConnection('localhost', proxy=('proxy', 3128), proxy_headers={'A': 'b'})
+    assert conn.proxy_headers == {'A': 'b'}
+    conn.proxy_headers = None
+    assert conn.proxy_headers is None
+
+
+def test_name_that_cannot_be_encoded_is_refused() -> None:
+    with pytest.raises(ValueError, match='host name'):
+        HTTPConnection('é' * 100)
+
+
+def test_base_of_the_resolver_errors_shows_the_name() -> None:
+    exc = dugong.HostnameNotResolvableOrDNSUnavailable('some.example')
+    assert str(exc) == "cannot resolve host name 'some.example'"
+
+
+def test_response_can_be_made_with_a_message_and_shows_itself() -> None:
+    headers = Message()
+    headers['A'] = 'b'
+    response = HTTPResponse('GET', '/path', 200, 'OK', headers, 5)
+    assert response.headers is headers
+    assert (response.trailers, response.body) == (None, None)
+    assert repr(response) == "<HTTPResponse GET '/path': 200 OK>"
+
+
+def test_headers_of_a_response_can_be_assigned() -> None:
+    response = HTTPResponse('GET', '/', 200, 'OK', Message())
+    response.headers = headers = Message()
+    assert response.headers is headers
+
+
+def test_buffer_allocates_its_memory_when_it_is_needed() -> None:
+    buf = dugong._Buffer(100)
+    with pytest.raises(AttributeError, match='nothing'):
+        buf.nothing  # noqa: B018
+    assert len(buf.d) == 100
+
+
+def test_case_insensitive_dict_copies_itself() -> None:
+    first = dugong.CaseInsensitiveDict({'A': 1})
+    second = first.copy()
+    second['a'] = 2
+    assert first['A'] == 1
+
+
+def test_logging_that_nobody_imported_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from dugong import _log
+
+    monkeypatch.setattr(_log, '_logger', None)
+    monkeypatch.setitem(sys.modules, 'logging', None)
+    assert not _log.is_debugging()
