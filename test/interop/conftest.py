@@ -18,9 +18,10 @@ import shutil
 import tempfile
 from typing import Callable, Iterator, List, Optional
 
-import interop_table
 import pytest
-from interop_servers import (
+
+from . import report
+from .servers import (
     ALL,
     SERVERS,
     HTTPConnection,
@@ -39,22 +40,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # -- results --------------------------------------------------------------------------------
 
-results = interop_table.Results()
+results = report.Results()
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     outcome = yield
-    report = outcome.get_result()
+    made = outcome.get_result()
     marker = item.get_closest_marker('feature')
     callspec = getattr(item, 'callspec', None)
     server, scheme = callspec.params.get('server', (None, None)) if callspec else (None, None)
     if marker is None or server is None:
         return
     limit = dict(item.user_properties).get('limit')
-    if report.failed:
+    if made.failed:
         results.add(server, scheme, marker.args[0], 'failed')
-    elif report.when == 'call' and report.passed or limit is not None:
+    elif made.when == 'call' and made.passed or limit is not None:
         results.add(server, scheme, marker.args[0], 'passed', limit)
 
 

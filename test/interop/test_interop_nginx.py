@@ -3,8 +3,9 @@
 import resource
 
 import pytest
-from interop_drivers import check_body
-from interop_servers import NUMBERED, Nginx
+
+from .drivers import check_body
+from .servers import NUMBERED, Nginx
 
 #: Requests that nginx takes on one connection if its configuration says nothing.
 DEFAULT_KEEPALIVE = 1000

@@ -3,10 +3,11 @@
 import json
 
 import pytest
-from interop_drivers import ask, check_body
-from interop_servers import NUMBERED, PROXIES, proxy_authorization
 
 from dugong import ProxyError
+
+from .drivers import ask, check_body
+from .servers import NUMBERED, PROXIES, proxy_authorization
 
 
 def through(kinds):

@@ -1,8 +1,9 @@
 """Documents from real servers, whole and in parts."""
 
 import pytest
-from interop_drivers import DRIVERS, ask, check_body, fetch
-from interop_servers import SIZES
+
+from .drivers import DRIVERS, ask, check_body, fetch
+from .servers import SIZES
 
 
 @pytest.fixture

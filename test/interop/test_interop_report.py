@@ -6,14 +6,15 @@ import pathlib
 import subprocess
 import sys
 
-import interop_table
 import pytest
-from interop_servers import LIMIT, Aiohttp, HttpServer11, NotInstalled, find
+
+from . import report
+from .servers import LIMIT, Aiohttp, HttpServer11, NotInstalled, find
 
 
 @pytest.fixture
 def results():
-    found = interop_table.Results()
+    found = report.Results()
     for scheme in ('plain', 'TLS'):
         found.add('nginx', scheme, 'GET', 'passed')
         found.add('moto (S3)', scheme, 'chunked', 'passed', 'cannot')

@@ -4,10 +4,11 @@ import filecmp
 import itertools
 
 import pytest
-from interop_drivers import DRIVERS, Reply, ask, check_body
-from interop_uploads import KINDS, put, source
 
 from dugong import BodyFollowing, ConnectionClosed
+
+from .drivers import DRIVERS, Reply, ask, check_body
+from .uploads import KINDS, put, source
 
 SIZES = [0, 1, 65535, 65536, 65537]
 

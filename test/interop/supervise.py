@@ -1,4 +1,4 @@
-"""Run a server until standard input ends: `interop_supervise.py SIGNAL USER COMMAND...`
+"""Run a server until standard input ends: `supervise.py SIGNAL USER COMMAND...`
 
 However the tests end, their end of the pipe is closed, and no server is left behind. SIGNAL (a
 name like `SIGTERM`) makes the server stop. With a USER other than `-` (only root can do that)

@@ -2,7 +2,7 @@
 
 from typing import Dict, List, Optional, Set, Tuple
 
-from interop_servers import ALL, FEATURES, SERVERS, NotInstalled
+from .servers import ALL, FEATURES, SERVERS, NotInstalled
 
 PAGE = """\
 ..

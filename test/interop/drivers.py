@@ -8,10 +8,10 @@ import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, Dict, Generator, Iterator, List, NamedTuple, Optional, Tuple
 
-from interop_servers import LIMIT, HTTPConnection, Server
-
 import dugong
 from dugong import ConnectionClosed
+
+from .servers import LIMIT, HTTPConnection, Server
 
 
 class Call(NamedTuple):

@@ -1,4 +1,4 @@
-"""One of Python's servers with a small application: `python interop_python.py KIND OPTIONS`
+"""One of Python's servers with a small application: `python python_servers.py KIND OPTIONS`
 
 The application keeps files, and is the same behind every server: what the tests are about is
 the server that carries it. Below the root directory are `docs` (read) and `uploads` (written).

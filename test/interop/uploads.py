@@ -1,13 +1,13 @@
-"""The ways to send a body with a request, as exchanges for `interop_drivers`."""
+"""The ways to send a body with a request, as exchanges for `drivers`."""
 
 import contextlib
 import io
 import pathlib
 from typing import Any, Dict, Generator, Iterator, List, NamedTuple, Optional
 
-from interop_drivers import Call, Reply, call
-
 from dugong import BodyFollowing
+
+from .drivers import Call, Reply, call
 
 
 class Kind(NamedTuple):

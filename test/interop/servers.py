@@ -2,7 +2,7 @@
 
 All of them serve one directory tree, `Site`, on a loopback port of their own, with everything
 they write in a temporary directory. `Server.start` returns when the port takes connections.
-Every server runs under `interop_supervise`, so that none outlives the tests.
+Every server runs under `supervise.py`, so that none outlives the tests.
 """
 
 import contextlib
@@ -195,7 +195,7 @@ class Server:
         raise RuntimeError(f'{self.name} does not start:\n{self._logs()}')
 
     def _start(self) -> bool:
-        supervisor = str(HERE / 'interop_supervise.py')
+        supervisor = str(HERE / 'supervise.py')
         command = [sys.executable, supervisor, self.stop_signal, self.user, *self.command()]
         if self.user != '-':
             own(self.directory, self.user)
@@ -519,7 +519,7 @@ class PythonServer(Server):
     def command(self) -> List[str]:
         command = [
             sys.executable,
-            str(HERE / 'interop_python.py'),
+            str(HERE / 'python_servers.py'),
             self.kind,
             '--port',
             str(self.port),
