@@ -5,6 +5,7 @@ import contextlib
 import io
 import pathlib
 import socket
+import ssl
 import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional
@@ -333,6 +334,51 @@ def test_refusal_and_end_of_the_connection(link: Link) -> None:
     refused(running)
     assert answer(link.conn) == (413, b'no')
     closed_for_requests(link.conn)
+
+
+@pytest.mark.parametrize('reply', [b'', REFUSAL, REFUSAL[:20]], ids=['none', 'whole', 'part'])
+@pytest.mark.parametrize('end', [False, True], ids=['open', 'end'])
+def test_close_notify_ends_the_wait(end: bool, reply: bytes, certificates: Any) -> None:
+    with Link(small=True, certificates=certificates) as link:
+        running = start_write(link)
+        if reply:
+            link.feed(reply)
+            if reply != REFUSAL:
+                running.advance()
+        link.peer.setblocking(False)
+        with contextlib.suppress(ssl.SSLError):
+            # It is not answered, there are data on the way.
+            link.peer.unwrap()
+        if end:
+            link.end()
+        refused(running)
+        link.conn.timeout = 5
+        if reply == REFUSAL:
+            assert answer(link.conn) == (413, b'no')
+        else:
+            with pytest.raises(ConnectionClosed):
+                link.conn.read_response()
+
+
+def test_refusal_while_the_end_of_the_body_is_sent(link: Link) -> None:
+    link.conn.send_request('PUT', '/upload', body=BodyFollowing())
+    trailers = {f'X-{i}': 'x' * 1000 for i in range(300)}
+    running = link.start(link.conn.co_write_eof(trailers))
+    assert not running.done
+    link.feed(REFUSAL)
+    refused(running)
+    assert answer(link.conn) == (413, b'no')
+    closed_for_requests(link.conn)
+
+
+def test_refusal_of_a_request_that_asked_to_close(link: Link) -> None:
+    running = link.start(
+        link.conn.co_send_request('PUT', '/', {'Connection': 'close'}, pattern(SIZE))
+    )
+    link.take_head(running)
+    link.feed(REFUSAL)
+    refused(running)
+    assert answer(link.conn) == (413, b'no')
 
 
 def test_what_is_no_answer_ends_the_wait(link: Link) -> None:

@@ -159,6 +159,27 @@ def test_upload_that_is_held_up_at_an_offset_goes_on_there(
 
 
 @pytest.mark.parametrize('form', FORMS)
+def test_trace_holds_each_byte_once(
+    form: str, transport: str, certificates: Any, tap: Tap, monkeypatch: Any, tmp_path: Any
+) -> None:
+    monkeypatch.setenv('DUGONG_TRACEFILE', str(tmp_path / 'trace-%d'))
+    monkeypatch.setattr(HTTPConnection, 'content_md5', False)
+    with Link(certificates=certificates if transport == 'tls' else None) as link:
+        upload = Upload(link, tap, form, SMALL, tmp_path)
+        expected = upload.wire
+        for offset in (1, upload.head, upload.head + 1, upload.head + SMALL // 2):
+            upload.start(offset)
+            upload.go_on()
+            expected += upload.wire
+            link.feed(OK)
+            assert answer(link.conn) == (200, b'ok')
+        upload.close()
+    (trace,) = tmp_path.glob('trace-*')
+    sent = trace.read_bytes().replace(OK, b'').replace(CONTINUE, b'')
+    assert sent == expected
+
+
+@pytest.mark.parametrize('form', FORMS)
 def test_upload_that_is_sent_byte_by_byte(form: str, start: Any) -> None:
     upload = start(form, SMALL)
     tap = upload.tap

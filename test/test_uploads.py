@@ -1692,6 +1692,79 @@ def test_buffer_is_free_again_when_sending_it_has_failed(how: str, narrow: Link)
     data.append(1)
 
 
+class Reusing:
+    """A stream that gives its own buffer each time."""
+
+    def __init__(self, pieces: List[bytes]) -> None:
+        self._pieces = reusing(pieces)
+
+    def read(self, size: int) -> Any:
+        return next(self._pieces, b'')
+
+
+def reusing(pieces: List[bytes]) -> Iterator[bytearray]:
+    """Yield *pieces* in the same buffer."""
+    buf = bytearray()
+    for piece in pieces:
+        buf += piece
+        yield buf
+        buf.clear()
+
+
+@pytest.mark.parametrize('kind', ['generator', 'stream', 'written', 'written with length'])
+def test_source_may_reuse_its_buffer(kind: str, transport: str, certificates: Any) -> None:
+    pieces = [bytes([i]) * i * 30000 for i in range(1, 8)]
+
+    def upload(conn: Any) -> Any:
+        if kind == 'generator':
+            yield from conn.co_send_request('PUT', '/', body=reusing(pieces))
+        elif kind == 'stream':
+            yield from conn.co_send_request('PUT', '/', body=Reusing(pieces))
+        else:
+            length = 28 * 30000 if kind == 'written with length' else None
+            yield from conn.co_send_request('PUT', '/', body=BodyFollowing(length))
+            yield from conn.co_write(Reusing(pieces))
+            yield from conn.co_write_eof()
+
+    with Link(certificates=certificates if transport == 'tls' else None) as link:
+        parsed = link.parse(link.collect(link.start(upload(link.conn))))
+    assert parsed.body == b''.join(pieces)
+
+
+@pytest.mark.parametrize('how', ['send_request', 'write', 'chunk'])
+def test_body_larger_than_a_c_int_over_tls(how: str, certificates: Any) -> None:
+    size = 3 << 30
+    with tempfile.TemporaryFile() as file, Link(certificates=certificates) as link:
+        # It takes no room, neither on the disk nor in memory.
+        file.truncate(size)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
+            link.conn.content_md5 = False
+            if how == 'send_request':
+                coroutine = link.conn.co_send_request('PUT', '/', body=body)
+            else:
+                begin(link, size if how == 'write' else None)
+                coroutine = link.conn.co_write(body)
+            running = link.start(coroutine)
+            received = 0
+            while received < 1 << 20:
+                received += len(link.available())
+                assert not running.advance()
+            running.close()
+            link.conn.reset()
+
+
+def test_body_of_an_earlier_response_on_the_same_connection_is_a_stream(link: Link) -> None:
+    data = pattern(100000)
+    link.conn.send_request('GET', '/')
+    link.available()
+    link.feed(b'HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n' + data)
+    assert link.conn.read_response().status == 200
+    link.conn.send_request('PUT', '/', body=link.conn)
+    assert link.parse().body == data
+    link.feed(OK)
+    assert answer(link.conn) == (200, b'ok')
+
+
 # Content-MD5
 
 
