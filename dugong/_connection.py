@@ -8,6 +8,7 @@ connect to, the rules for connecting anew, and the interface of a readable binar
 from __future__ import annotations
 
 import io
+import threading
 from base64 import b64encode
 
 from ._body import BodyFollowing, RequestBody
@@ -117,6 +118,8 @@ class HTTPConnection(io.BufferedIOBase):
         self._set_constants()
         #: Seconds that each single wait of a blocking method may take; `None`: no limit.
         self.timeout: Optional[float] = None
+        # Reentrant, as a finalizer or a signal handler may strike while it is held.
+        self._session_lock = threading.RLock()
         self._session = Session(self._new_stream(), _Buffer(package.BUFFER_SIZE))
 
     def _set_constants(self) -> None:
@@ -219,16 +222,19 @@ class HTTPConnection(io.BufferedIOBase):
             return Stream(*self._proxy_address)
         return Stream(self._host, self._port)
 
-    def _start_session(self) -> Session:
-        """Replace a session that is over by one that is not connected yet."""
+    def _start_session(self, old: Session) -> Session:
+        """Replace *old*, which is over, by a session that is not connected yet.
 
-        # A reader may still be at work in the buffer of the old one.
-        old = self._session
-        new = Session(self._new_stream(), _Buffer(old.buf.size))
-        new.sender = old.sender
-        # Another thread may replace it at once.
-        self._session = new
-        return new
+        If another thread has replaced it meanwhile, that session counts.
+        """
+
+        with self._session_lock:
+            if self._session is old:
+                # A reader may still be at work in the buffer of the old one.
+                new = Session(self._new_stream(), _Buffer(old.buf.size))
+                new.sender = old.sender
+                self._session = new
+            return self._session
 
     def _co_connect_session(self, session: Session) -> Coroutine[None]:
         """Connect *session*; if that fails, leave an unconnected one in its place."""
@@ -249,8 +255,7 @@ class HTTPConnection(io.BufferedIOBase):
             stream.set_connected()
         except BaseException as exc:
             stream.abort(f'connecting {how_it_ended(exc)}')
-            if self._session is session:
-                self._start_session()
+            self._start_session(session)
             raise
         debug('connected to %s:%d', stream.host, stream.port)
 
@@ -272,7 +277,7 @@ class HTTPConnection(io.BufferedIOBase):
         session = self._session
         if session.stream.connected or session.stream.closed:
             self.disconnect()
-            session = self._start_session()
+            session = self._start_session(session)
         yield from session.co_connect(self._co_connect_session)
 
     def disconnect(self) -> None:
@@ -287,8 +292,8 @@ class HTTPConnection(io.BufferedIOBase):
         session = self._session
         outstanding = session.outstanding
         session.stream.abort()
-        if not outstanding and self._session is session:
-            self._start_session()
+        if not outstanding:
+            self._start_session(session)
         session.announce()
         debug('disconnected from %s:%d', self._hostname, self._port)
 
@@ -474,7 +479,7 @@ class HTTPConnection(io.BufferedIOBase):
 
         session = self._session
         if session.stream.forgotten:
-            return self._start_session()
+            return self._start_session(session)
         return session
 
     def write(self, buf: Any) -> None:  # type: ignore[override]

@@ -307,7 +307,7 @@ class _Pipeline:
         old = self._session
         assert old is not None
         old.stream.abort('the connection was given up by the pipeline')
-        self._session = self._conn._start_session()
+        self._session = self._conn._start_session(old)
         self._answered = 0
         self._response = None
         self._parts.clear()

@@ -37,6 +37,7 @@ from ._body import (
 from ._buffer import ResultBuffer, _Buffer
 from ._exceptions import (
     ConnectionClosed,
+    ExcessBodyData,
     InvalidResponse,
     ProxyError,
     StateError,
@@ -477,6 +478,8 @@ class Session:
             piece = self._read_source(source, None)
             while piece:
                 yield from self._co_send(_chunk(piece), body)
+                # The source may want to use its memory again.
+                piece.release()
                 piece = self._read_source(source, None)
             return
         # Counted here as well, as a reader that sees a refusal ends the body.
@@ -490,6 +493,7 @@ class Session:
             yield from self._co_send([piece], body)
             body.written(len(piece))
             left -= len(piece)
+            piece.release()
         if left and self.send_fault is not None:
             # A reader has seen that the server refuses the rest.
             raise ConnectionClosed(self.send_fault.msg)
@@ -640,6 +644,9 @@ class Session:
         try:
             self._peek(self._look_for_excess)
         except ConnectionClosed as exc:
+            if self.stream.forgotten:
+                # It was not the server.
+                raise
             self.ended = exc.msg
             self.stream.abort(exc.msg)
 
@@ -678,7 +685,11 @@ class Session:
             body = self._body_to_write()
             view = as_bytes(data)
             if view is not None:
-                body.check_size(len(view))
+                try:
+                    body.check_size(len(view))
+                except ExcessBodyData:
+                    self._check_writing()
+                    raise
                 if not len(view):
                     return
             elif is_stream(data):
@@ -746,7 +757,12 @@ class Session:
         self._check_writing()
         if self.upload is None:
             raise StateError('no request body is being written')
-        self.upload.check_writable()
+        try:
+            self.upload.check_writable()
+        except StateError:
+            # Another thread may have ended it a moment ago.
+            self._check_writing()
+            raise
         return self.upload
 
     # Receiving

@@ -165,10 +165,13 @@ class IterableSource:
 
 def _remaining_length(stream: Any) -> Optional[int]:
     try:
-        if not stream.seekable():
+        # Spooled temporary files do not have it before Python 3.11, and seek without a result.
+        if hasattr(stream, 'seekable') and not stream.seekable():
             return None
         position = stream.tell()
         end = stream.seek(0, io.SEEK_END)
+        if end is None:
+            end = stream.tell()
         stream.seek(position)
     except (AttributeError, OSError, ValueError, NotImplementedError, TypeError):
         # It cannot seek, or not from the end, as compressed files.

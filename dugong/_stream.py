@@ -74,6 +74,9 @@ _COST = 1 << 10
 # A TLS record holds at most this many bytes; a full one tends to be followed by another.
 _TLS_RECORD = 1 << 14
 
+# Before CPython 3.10, `ssl` refuses more than a C int at a time.
+_TLS_MAX = 1 << 30
+
 _trace_numbers = itertools.count()
 
 # For the child process after a fork, which must not use the connections of its parent.
@@ -119,6 +122,7 @@ class Stream:
 
     __slots__ = (
         '__weakref__',
+        '_at_end',
         '_both_ready',
         '_burst',
         '_close_lock',
@@ -172,6 +176,8 @@ class Stream:
         self._close_lock = threading.RLock()
         self._tls_lock: Any = None
         self.cause = 'the connection was closed by disconnect() or reset()'
+        # The server has closed its direction.
+        self._at_end = False
         # Nothing more can have arrived after what was received last.
         self._drained = True
         # Bytes received, and sent, since the last wait for that.
@@ -398,12 +404,16 @@ class Stream:
 
         if self.closed:
             raise self._closed_error()
+        if self._at_end:
+            return 0
         lock = self._tls_lock
         try:
             if lock is None:
                 size: int = self.sock.recv_into(view)
                 self._drained = size < len(view)
             else:
+                if len(view) > _TLS_MAX:
+                    view = view[:_TLS_MAX]
                 with lock:
                     size = self.sock.recv_into(view)
                     self._drained = (
@@ -418,11 +428,11 @@ class Stream:
         except (OSError, ValueError, AttributeError) as exc:
             if self.closed:
                 raise self._closed_error() from exc
-            if isinstance(exc, ssl.SSLZeroReturnError) or self.ended_without_notice:
-                # What comes after the first report of the end has all kinds of names.
+            if isinstance(exc, ssl.SSLZeroReturnError):
+                self._at_end = True
                 return 0
             if isinstance(exc, ssl.SSLError) and _is_ragged_eof(exc):
-                self.ended_without_notice = True
+                self._at_end = self.ended_without_notice = True
                 return 0
             raise self._translated(exc, 'while receiving') from exc
         if size:
@@ -434,12 +444,15 @@ class Stream:
         elif self.closed:
             # Not the server's end of file, but that of `abort`.
             raise self._closed_error()
+        else:
+            # Not asked for again: TLS would have another name for it each time.
+            self._at_end = len(view) > 0
         return size
 
     def co_receive(self, view: memoryview) -> Coroutine[int]:
         """Receive at least one byte into *view*; returns their number, 0 at the end."""
 
-        if self._drained:
+        if self._drained and not self._at_end:
             self._burst = 0
             self.waiting_to_receive = True
             yield self._readable
@@ -458,7 +471,7 @@ class Stream:
 
         if self.closed or self.sock is None:
             return False
-        if self._tls_lock is not None and self.sock.pending():
+        if self._at_end or (self._tls_lock is not None and self.sock.pending()):
             return True
         return bool(self._probe(0))
 
@@ -478,6 +491,8 @@ class Stream:
             if lock is None:
                 size: int = self.sock.send(data)
             else:
+                if len(data) > _TLS_MAX:
+                    data = memoryview(data)[:_TLS_MAX]
                 with lock:
                     size = self.sock.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError):
@@ -581,12 +596,18 @@ class Stream:
         *still_barred* tells, after the preparations, whether that has not happened yet.
         """
 
-        if not hasattr(select, 'epoll'):
+        signal = None
+        try:
+            signal = Signal()
+            poller = select.epoll()
+        except (AttributeError, OSError):
+            # No such thing on this system, or no descriptors left for it.
+            if signal is not None:
+                signal.close()
             yield from self._co_sender_waits(self._need_send)
             return
-        signal = Signal()
         try:
-            with select.epoll() as poller:
+            with poller:
                 # Two descriptors in one.
                 poller.register(signal.need.fd, POLLIN)
                 poller.register(*self._need_send)

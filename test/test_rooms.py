@@ -51,7 +51,7 @@ RESERVED: Dict[str, Set[str]] = {
     'selectors': set(),
     'socket': {'_exceptions', '_resolve', '_stream'},
     'ssl': {'_exceptions', '_stream'},
-    'threading': {'_session', '_stream'},
+    'threading': {'_connection', '_session', '_stream'},
     '_thread': {'_session', '_stream'},
     'concurrent': set(),
     'subprocess': set(),
