@@ -11,6 +11,8 @@ import time
 from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from servers import LIMIT, Peer
 from upload_support import (
     FORMS,
@@ -526,6 +528,20 @@ def test_upload_ends_before_the_body_of_the_refusal_is_read(link: Link) -> None:
     closed_for_requests(link.conn)
 
 
+def test_server_can_send_the_rest_of_its_refusal(link: Link) -> None:
+    """It reads what the client has sent before it gave up, and then goes on with its answer."""
+    running = start_write(link)
+    link.take_head(running)
+    reader = link.start(link.conn.co_read_response())
+    link.feed(REFUSAL[:-2])
+    assert reader.finish().status == 413
+    refused(running)
+    # A part of a TLS record with an end behind it would end the connection for the server.
+    link.available()
+    link.feed(b'no')
+    assert link.conn.readall() == b'no'
+
+
 @pytest.mark.parametrize('kind', ['200', '302', '201 without a body'])
 def test_reader_gets_an_early_answer_and_the_upload_goes_on(kind: str, link: Link) -> None:
     running = start_write(link)
@@ -792,6 +808,138 @@ def test_unread_earlier_answer_does_not_take_away_the_time_limit(link: Link) -> 
     link.conn.timeout = 0.05
     with pytest.raises(dugong.ConnectionTimedOut):
         link.conn.send_request('PUT', '/', body=pattern(SIZE))
+
+
+# Any order of events
+
+
+class Course:
+    """An upload behind *earlier* requests, a reader that comes and goes, and a server.
+
+    The server sends *script* in pieces, and reads when it likes.
+    """
+
+    def __init__(self, link: Link, form: str, file: pathlib.Path, earlier: int, final: bytes):
+        self.link = link
+        for _ in range(earlier):
+            link.conn.send_request('GET', '/')
+        link.available()
+        self.earlier = earlier
+        self.script = OK * earlier + final
+        self.answers: List[Any] = []
+        self.head: Any = None
+        self.body = bytearray()
+        self.reader: Optional[Running] = None
+        self.received = b''
+        self.error: Optional[BaseException] = None
+        self.upload = link.start(FORMS[form].call(link.conn, pattern(SIZE), file))
+        link.take_head(self.upload)
+
+    def _co_read(self) -> Any:
+        """Read one answer, or the rest of one."""
+        conn = self.link.conn
+        if self.head is None:
+            self.head = yield from conn.co_read_response()
+        while True:
+            piece = yield from conn.co_read(50)
+            if not piece:
+                break
+            self.body += piece
+        self.answers.append((self.head.status, bytes(self.body)))
+        self.head = None
+        self.body.clear()
+
+    def advance(self, size: int = 0) -> None:
+        if not self.upload.done:
+            try:
+                self.upload.advance()
+            except ConnectionClosed as exc:
+                self.error = exc
+        if self.reader is not None and self.reader.advance():
+            self.reader = None
+
+    def feed(self, size: int) -> None:
+        data, self.script = self.script[:size], self.script[size:]
+        if data and self.link.conn._sock is not None:
+            self.link.feed(data)
+
+    def receive(self, size: int) -> None:
+        self.received += self.link.available()
+
+    def come(self, size: int) -> None:
+        wanted = self.head is not None or (
+            len(self.answers) <= self.earlier and not self.upload.done
+        )
+        if self.reader is None and wanted:
+            self.reader = self.link.start(self._co_read())
+            self.advance()
+
+    def leave(self, size: int) -> None:
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
+    def read_earlier(self) -> None:
+        """Read the answers that come before that of the upload."""
+        if self.reader is not None:
+            self.reader.finish()
+            self.reader = None
+        while len(self.answers) < self.earlier or self.head is not None:
+            self.link.start(self._co_read()).finish()
+
+
+EVENTS = ['advance', 'feed', 'receive', 'come', 'leave']
+
+
+@given(
+    form=st.sampled_from(['bytes', 'file', 'memory stream', 'list', 'written', 'chunked']),
+    earlier=st.integers(0, 2),
+    interim=st.integers(0, 2),
+    final=st.sampled_from([OK, REFUSAL, CLOSE]),
+    events=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(1, 100)), max_size=30),
+)
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+def test_upload_ends_as_it_should_in_any_order_of_events(
+    form: str,
+    earlier: int,
+    interim: int,
+    final: bytes,
+    events: List[Any],
+    transport: str,
+    certificates: Any,
+    sample: pathlib.Path,
+) -> None:
+    final = b'HTTP/1.1 102 Processing\r\n\r\n' * interim + final
+    with Link(small=True, certificates=certificates if transport == 'tls' else None) as link:
+        link.conn.content_md5 = False
+        course = Course(link, form, sample, earlier, final)
+        for name, size in events:
+            getattr(course, name)(size)
+        course.feed(len(course.script))
+        refusing = not final.endswith(OK)
+        if refusing:
+            # The server reads no more.
+            course.advance()
+            course.read_earlier()
+            if not course.upload.done:
+                refused(course.upload)
+        else:
+            while not course.upload.done:
+                course.advance()
+                course.receive(0)
+            assert course.error is None
+            course.read_earlier()
+        if len(course.answers) == earlier:
+            link.start(course._co_read()).finish()
+        expected = (413, b'no') if refusing else (200, b'ok')
+        assert course.answers == [(200, b'ok')] * earlier + [expected]
+        if refusing:
+            closed_for_requests(link.conn)
+        else:
+            assert link.parse(course.received).body == pattern(SIZE)
+            link.conn.send_request('GET', '/next')
+            link.feed(OK)
+            assert answer(link.conn) == (200, b'ok')
 
 
 # Real waits: a server thread that refuses and stops reading
