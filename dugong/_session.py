@@ -586,7 +586,12 @@ class Session:
             if self._may_look_for_refusal(body):
                 self._peek(self._look_for_refusal, self.pending[0])
         else:
-            yield from stream.co_wait_send_or_role(lambda: not self._may_look_for_refusal(body))
+            yield from stream.co_wait_send_or_role(
+                lambda: self.send_fault is None and not self._may_look_for_refusal(body)
+            )
+        if body is not None and self.send_fault is not None:
+            # A reader has seen that the server refuses the rest.
+            raise ConnectionClosed(self.send_fault.msg)
 
     def _may_look_for_refusal(self, body: RequestBody) -> bool:
         """Whether what is received next is the answer to the request with *body*."""
@@ -931,8 +936,8 @@ class Session:
             body.finish()
             self.closing = _NOT_SENT_IN_FULL
             self.send_fault = ConnectionClosed(_refusal(head))
-            if self.stream.sending.locked():
-                self.stream.stop_sending()
+            if self.stream.sender_waits:
+                self.stream.stop_sending(self.sender is not threading.current_thread())
 
     def _body_done(self) -> None:
         """Note that the body was read to its end."""

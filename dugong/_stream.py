@@ -639,11 +639,20 @@ class Stream:
         self._need_send = self._writable
         return True
 
-    def stop_sending(self) -> None:
-        """End a send that waits in another thread or coroutine. Receiving goes on."""
+    def stop_sending(self, from_another_thread: bool) -> None:
+        """Wake up a sender that waits in another thread or coroutine, as there is no use in it.
 
-        with suppress(OSError):
-            _shut_down(self.sock, socket.SHUT_WR)
+        Receiving goes on. The connection is shut down for sending only if there is no other way:
+        over TLS that happens in the middle of a record, and the server may give up its answer.
+        """
+
+        signal = self._role_waiter
+        if signal is not None:
+            signal.set()
+        elif from_another_thread or not self.tls:
+            # What it waits for besides may be gone before it has seen it.
+            with suppress(OSError):
+                _shut_down(self.sock, socket.SHUT_WR)
 
     # Errors and closing
 
