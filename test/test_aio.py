@@ -181,6 +181,25 @@ async def turns(number: int = 5) -> None:
         await asyncio.sleep(0.001)
 
 
+def test_futures_start_in_the_order_in_which_they_were_made(run: Runner) -> None:
+    """A reader must find the request of the sender that was started before it."""
+    started: List[int] = []
+
+    def crt(number: int) -> 'Crt[int]':
+        started.append(number)
+        return number
+        yield
+
+    async def main() -> None:
+        futures = []
+        for number in range(1000):
+            futures.append(AioFuture(crt(number)))
+            assert started == list(range(number + 1))
+        assert await asyncio.gather(*futures) == started
+
+    run(main)
+
+
 @pytest.mark.parametrize('waits', [False, True])
 def test_loop_argument_outside_of_the_loop(pair: Pair, waits: bool) -> None:
     """As in programs from before `asyncio.run`."""
@@ -451,26 +470,18 @@ def test_cancel_of_what_is_done(run: Runner) -> None:
     run(main)
 
 
-def test_cancel_before_the_first_step(run: Runner) -> None:
-    """Now and then a coroutine does not start at once, so that others get their turn."""
-    started = []
-
-    def crt() -> 'Crt[None]':
-        started.append(True)
-        return
-        yield
+def test_cancel_of_what_has_not_completed_although_it_never_waits(run: Runner) -> None:
+    """Now and then a future takes a turn of the loop nevertheless, so that others get theirs."""
 
     async def main() -> None:
         for _ in range(1000):
-            future = AioFuture(crt())
+            future = AioFuture(immediate())
             if not future.done():
-                break
-        else:
-            pytest.fail('all coroutines started at once')
-        number = len(started)
-        assert future.cancel()
-        await turns()
-        assert len(started) == number
+                assert future.cancel()
+                await turns()
+                assert future.cancelled()
+                return
+        pytest.fail('others never get a turn')
 
     run(main)
 

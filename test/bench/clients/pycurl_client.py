@@ -107,4 +107,4 @@ class Client:
         self.upload(count, task, lambda: io.BytesIO(task.payload))
 
     def upload_file(self, count: int, task: Task) -> None:
-        self.upload(count, task, lambda: open(task.payload_file, 'rb'))  # noqa: SIM115
+        self.upload(count, task, lambda: open(task.payload_file, 'rb'))
