@@ -25,8 +25,9 @@ else:
     # In CPython 3.8 the class cannot be subscripted.
     _FutureOf = {'T': asyncio.Future}
 
-#: So many futures may complete without waiting, one after the other, before one has to wait for
-#: a turn of the loop, so that a coroutine for which data are always there cannot starve others.
+#: So many futures may complete without waiting, one after the other, before one is completed in
+#: the next turn of the loop, so that a coroutine for which data are always there cannot starve
+#: others.
 _MAX_IMMEDIATE = 64
 
 
@@ -108,15 +109,14 @@ class AioFuture(_FutureOf['T']):
         self._aio_timeout = timeout
         self._timer: Optional[asyncio.TimerHandle] = None
         self._watching: List[_Watch] = []
-        self._start: Optional[asyncio.Handle] = None
+        self._conclusion: Optional[asyncio.Handle] = None
         self._stepping = False
         self._must_cancel = False
-        if AioFuture._immediate < _MAX_IMMEDIATE:
-            AioFuture._immediate += 1
-            self._step()
-        else:
-            AioFuture._immediate = 0
-            self._start = loop.call_soon(self._step)
+        # Always started now, so that a reader finds the request of the sender made before it.
+        AioFuture._immediate += 1
+        self._late = AioFuture._immediate > _MAX_IMMEDIATE
+        self._step()
+        self._late = False
 
     def _step(self, error: Optional[BaseException] = None) -> None:
         """Run the coroutine until it has to wait again, or ends."""
@@ -142,16 +142,28 @@ class AioFuture(_FutureOf['T']):
             if self._must_cancel:
                 super().cancel()
             else:
-                self.set_result(exc.value)
+                self._conclude(exc.value, None)
         except asyncio.CancelledError:
             super().cancel()
         except (KeyboardInterrupt, SystemExit) as exc:
             self.set_exception(exc)
             raise
         except BaseException as exc:
-            self.set_exception(exc)
+            self._conclude(None, exc)
         finally:
             self._stepping = False
+
+    def _conclude(self, result: Any, error: Optional[BaseException]) -> None:
+        """Complete the future, now or if it is late for that, in the next turn of the loop."""
+
+        if self._late:
+            self._late = False
+            AioFuture._immediate = 0
+            self._conclusion = self._aio_loop.call_soon(self._conclude, result, error)
+        elif error is None:
+            self.set_result(result)
+        else:
+            self.set_exception(error)
 
     def _wait(self, need: PollNeeded) -> None:
         if not isinstance(need, PollNeeded):
@@ -190,8 +202,8 @@ class AioFuture(_FutureOf['T']):
             # The coroutine itself, or a signal handler, has called this.
             self._must_cancel = True
             return True
-        if self._start is not None:
-            self._start.cancel()
+        if self._conclusion is not None:
+            self._conclusion.cancel()
         # Before the coroutine gets a chance to close the descriptor.
         self._stop_waiting()
         try:

@@ -121,7 +121,9 @@ class Server:
     def __init__(self, context: Optional[ssl.SSLContext]) -> None:
         self._context = context
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._main()), name='server'
+        )
         self._thread.start()
         self._ready.wait()
 
@@ -135,6 +137,9 @@ class Server:
         self._ready.set()
         await self._stop.wait()
         server.close()
+        # All clients have gone. Those that were in a handshake have no task.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.5)), *others], timeout=5)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -193,6 +198,7 @@ class Client:
         self.counts = counts
         # Whether something was done that lets operations fail.
         self.disturbed = False
+        self.disconnected = False
 
     async def run(self, end: float) -> None:
         while time.monotonic() < end:
@@ -202,7 +208,7 @@ class Client:
                 raise Wrong('a round of requests hangs') from None
             if self.disturbed or self.chance.random() < 0.02:
                 self.conn.reset()
-                self.disturbed = False
+                self.disturbed = self.disconnected = False
                 self.counts['connections'] += 1
 
     async def round(self) -> None:
@@ -229,6 +235,7 @@ class Client:
         if disturbance in ('cancel reader', 'cancel both'):
             reader.cancel()
         if disturbance == 'disconnect':
+            self.disconnected = True
             self.conn.disconnect()
         # One cannot go on without the other, if that has failed or been stopped.
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -240,8 +247,8 @@ class Client:
             if result is None or isinstance(result, asyncio.CancelledError):
                 continue
             allowed: Tuple[Any, ...] = (ConnectionClosed,) if self.disturbed else ()
-            if disturbance == 'disconnect':
-                # Then there is no request whose answer could be read.
+            if disturbance in ('disconnect', 'cancel sender', 'cancel both'):
+                # It may leave no request whose answer could be read.
                 allowed += (StateError,)
             if not isinstance(result, allowed):
                 raise result
@@ -266,14 +273,16 @@ class Client:
         conn = self.conn
         for request in requests:
             await started.acquire()
-            while isinstance(request.body, BodyFollowing) and conn._out_remaining:
-                # Nobody waits for the answer to a body that is left incomplete.
-                await asyncio.sleep(0)
             response = await self.retried(conn.co_read_response)
             if (response.status, response.path) != (200, request.path):
+                if self.disconnected:
+                    # The sender has connected anew.
+                    raise ConnectionClosed('disconnected')
                 raise Wrong(f'{response.status} {response.path} instead of {request.path}')
             body = await self.read(request.expected)
             if body != request.expected:
+                if self.disconnected and not body:
+                    raise ConnectionClosed('disconnected')
                 raise Wrong(f'wrong body for {request.path}: {len(body)} bytes')
             self.counts['responses'] += 1
             self.counts['bytes'] += len(body)
@@ -300,6 +309,7 @@ class Client:
 
     async def retried(self, operation: Any, *arguments: Any) -> Any:
         """Call what can be retried; now and then, give up and try again."""
+        await self.body_written(operation)
         if self.chance.random() < 0.1:
             way = self.chance.choice(('cancel', 'wait_for', 'timeout'))
             delay = 10 ** self.chance.uniform(-5, -2)
@@ -310,12 +320,31 @@ class Client:
                 if way == 'wait_for':
                     return await wait_for(AioFuture(operation(*arguments)), delay)
                 future = AioFuture(operation(*arguments))
-                await asyncio.sleep(0)
-                if not future.cancel():
+                try:
+                    await asyncio.sleep(0)
+                finally:
+                    done = not give_up(future)
+                if done:
                     return future.result()
             except (ConnectionTimedOut, asyncio.TimeoutError):
                 pass
+        await self.body_written(operation)
         return await AioFuture(operation(*arguments), timeout=LIMIT)
+
+
+    async def body_written(self, operation: Any) -> None:
+        """Reading the answer to an incomplete request is an error between two writes."""
+        while operation == self.conn.co_read_response and self.conn._out_remaining:
+            await asyncio.sleep(0.001)
+
+
+def give_up(future: 'AioFuture[Any]') -> bool:
+    """Cancel *future*; false if it is done already, and then nobody minds how."""
+    if future.cancel():
+        return True
+    if not future.cancelled():
+        future.exception()
+    return False
 
 
 async def wait_for(future: 'AioFuture[Any]', delay: float) -> Any:
@@ -323,10 +352,10 @@ async def wait_for(future: 'AioFuture[Any]', delay: float) -> Any:
     try:
         done, _ = await asyncio.wait([future], timeout=delay)
     except asyncio.CancelledError:
-        future.cancel()
+        give_up(future)
         raise
     if not done:
-        future.cancel()
+        give_up(future)
         raise asyncio.TimeoutError
     return future.result()
 
@@ -358,7 +387,9 @@ class Problems(logging.Handler):
             )
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.add(f'logged: {record.getMessage()}')
+        # The server is told that its clients have gone.
+        if record.threadName != 'server':
+            self.add(f'logged: {record.getMessage()}')
 
     def add(self, text: str) -> None:
         if len(self.found) < 20:
