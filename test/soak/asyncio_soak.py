@@ -3,7 +3,7 @@
 
     asyncio_soak.py [--connections N] [--tls] [--uvloop] [--seed N] [SECONDS]
 
-Runs for SECONDS (default 120) against a server in another thread, and checks that each response
+Runs for SECONDS (default 120) against a server in another process, and checks that each response
 is the right one, that operations fail only if they were made to, that none of them hangs, and
 that nothing is left in the end: no descriptor, watcher, task, future, thread, or warning. Needs
 trustme for --tls and uvloop for --uvloop. Exit status 1 if something is wrong.
@@ -18,7 +18,9 @@ import logging
 import os
 import random
 import ssl
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -115,39 +117,52 @@ async def receive_body(reader: asyncio.StreamReader, fields: Dict[str, str]) -> 
     return checksum, length
 
 
+async def run_server(certificate: str) -> None:
+    """Serve until standard input ends; print the port. *certificate* is a PEM file, or empty."""
+    context = None
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+    # Connections that are cut off are what this is about.
+    logging.disable(logging.CRITICAL)
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    server = await asyncio.start_server(serve, HOST, 0, ssl=context, backlog=1000)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    # Without tidying up.
+    os._exit(0)
+
+
 class Server:
-    """Runs `serve` in a thread with an event loop of its own."""
+    """Runs `serve` in a process of its own, with or without TLS."""
 
-    def __init__(self, context: Optional[ssl.SSLContext]) -> None:
-        self._context = context
-        self._ready = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main()), name='server'
-        )
-        self._thread.start()
-        self._ready.wait()
+    def __init__(self, tls: bool) -> None:
+        certificate = ''
+        self.client_context: Optional[ssl.SSLContext] = None
+        if tls:
+            import trustme
 
-    async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        # Connections that are cut off in the handshake are not worth a line.
-        self._loop.set_exception_handler(lambda loop, context: None)
-        self._stop = asyncio.Event()
-        server = await asyncio.start_server(serve, HOST, 0, ssl=self._context, backlog=1000)
-        self.port: int = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stop.wait()
-        server.close()
-        # All clients have gone. Those that were in a handshake have no task.
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.wait([asyncio.ensure_future(asyncio.sleep(0.5)), *others], timeout=5)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+            authority = trustme.CA()
+            self.client_context = ssl.create_default_context()
+            authority.configure_trust(self.client_context)
+            pem = authority.issue_cert(HOST).private_key_and_cert_chain_pem
+            with tempfile.NamedTemporaryFile(suffix='.pem', delete=False) as file:
+                file.write(pem.bytes())
+            certificate = file.name
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, '--serve', certificate],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            assert self._process.stdout is not None
+            self.port = int(self._process.stdout.readline())
+        finally:
+            if certificate:
+                os.unlink(certificate)
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._process.communicate()
 
 
 # The client
@@ -331,7 +346,6 @@ class Client:
         await self.body_written(operation)
         return await AioFuture(operation(*arguments), timeout=LIMIT)
 
-
     async def body_written(self, operation: Any) -> None:
         """Reading the answer to an incomplete request is an error between two writes."""
         while operation == self.conn.co_read_response and self.conn._out_remaining:
@@ -387,23 +401,19 @@ class Problems(logging.Handler):
             )
 
     def emit(self, record: logging.LogRecord) -> None:
-        # The server is told that its clients have gone.
-        if record.threadName != 'server':
-            self.add(f'logged: {record.getMessage()}')
+        self.add(f'logged: {record.getMessage()}')
 
     def add(self, text: str) -> None:
         if len(self.found) < 20:
             self.found.append(text)
 
 
-async def run_clients(
-    options: argparse.Namespace,
-    port: int,
-    context: Optional[ssl.SSLContext],
-    counts: 'Counter[str]',
-) -> None:
+async def run_clients(options: argparse.Namespace, server: Server, counts: 'Counter[str]') -> None:
     end = time.monotonic() + options.seconds
-    connections = [HTTPConnection(HOST, port, context) for _ in range(options.connections)]
+    connections = [
+        HTTPConnection(HOST, server.port, server.client_context)
+        for _ in range(options.connections)
+    ]
     loop = asyncio.get_running_loop()
     selector = getattr(loop, '_selector', None)
     watched = None if selector is None else set(selector.get_map())
@@ -427,64 +437,49 @@ async def run_clients(
         raise Wrong(f'tasks are left: {asyncio.all_tasks()}')
 
 
-def contexts(tls: bool) -> Tuple[Optional[ssl.SSLContext], Optional[ssl.SSLContext]]:
-    """TLS contexts of server and client."""
-    if not tls:
-        return None, None
-    import trustme
-
-    authority = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(HOST).configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return server, client
-
-
 def soak(options: argparse.Namespace) -> 'Counter[str]':
     counts: Counter[str] = collections.Counter()
+    new_event_loop: Any = asyncio.new_event_loop
     if options.uvloop:
         import uvloop
 
-        loop = uvloop.new_event_loop()
-    else:
-        loop = asyncio.new_event_loop()
-    loop.close()
-    server_context, client_context = contexts(options.tls)
+        new_event_loop = uvloop.new_event_loop
     problems = Problems()
-    gc.collect()
-    before = descriptors()
-    threads = set(threading.enumerate())
-
-    server = Server(server_context)
+    server = Server(options.tls)
     try:
-        loop = type(loop)()
+        # Some descriptors belong to what is there for ever, once it has been used.
+        new_event_loop().close()
+        gc.collect()
+        before = descriptors()
+        threads = set(threading.enumerate())
+        loop = new_event_loop()
         loop.set_exception_handler(
             lambda loop, context: problems.add(f'{context["message"]}: {context}')
         )
         try:
-            loop.run_until_complete(run_clients(options, server.port, client_context, counts))
+            loop.run_until_complete(run_clients(options, server, counts))
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
+        del loop
+        gc.collect()
+        left = descriptors() - before
+        if left:
+            raise Wrong(f'descriptors are left: {left}')
     finally:
         server.stop()
 
-    del loop, server
-    gc.collect()
     if problems.found:
         raise Wrong('\n'.join(problems.found))
-    if descriptors() - before:
-        raise Wrong(f'descriptors are left: {descriptors() - before}')
     if set(threading.enumerate()) - threads:
         raise Wrong(f'threads are left: {set(threading.enumerate()) - threads}')
-    left = collections.Counter(
+    objects = collections.Counter(
         type(item).__name__
         for item in gc.get_objects()
         if type(item) in (AioFuture, HTTPConnection, PollNeeded)
     )
-    if left:
-        raise Wrong(f'objects are left: {dict(left)}')
+    if objects:
+        raise Wrong(f'objects are left: {dict(objects)}')
     if not counts['responses']:
         raise Wrong('nothing has happened')
     return counts
@@ -496,8 +491,11 @@ def main() -> int:
     parser.add_argument('--tls', action='store_true')
     parser.add_argument('--uvloop', action='store_true')
     parser.add_argument('--seed', type=int, default=1, metavar='N')
+    parser.add_argument('--serve', metavar='PEM', help=argparse.SUPPRESS)
     parser.add_argument('seconds', type=float, nargs='?', default=120, metavar='SECONDS')
     options = parser.parse_args()
+    if options.serve is not None:
+        asyncio.run(run_server(options.serve))
     try:
         counts = soak(options)
     except Wrong as exc:
