@@ -1,7 +1,6 @@
 """The soak test, for a short time; by itself it runs as long as one likes."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ def test_asyncio(options: List[str]) -> None:
         [sys.executable, '-W', 'error', str(SCRIPT), *options, '5'],
         capture_output=True,
         timeout=100,
-        env={**os.environ, 'PYTHONWARNINGS': ''},
     )
     assert process.returncode == 0, process.stderr.decode()
     assert process.stderr == b''
