@@ -459,7 +459,7 @@ def test_write_refuses_what_is_neither_bytes_like_nor_a_stream(
         max_size=3,
     ),
 )
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 def test_chunked_upload_parsed_by_h11_is_what_was_written(
     pieces: List[Any], trailers: Dict[str, str], shared_link: Link
 ) -> None:
@@ -679,7 +679,7 @@ def _pipe(data: bytes, **options: Any) -> Any:
 
 def _compressed(module: Any, path: pathlib.Path) -> Any:
     target = path.with_suffix('.compressed')
-    target.write_bytes(module.compress(path.read_bytes()))
+    target.write_bytes(module.compress(path.read_bytes(), 1))
     return module.open(target, 'rb')
 
 
