@@ -591,12 +591,8 @@ def route(
         yield scene, new
 
 
-@all_ways
-@pytest.mark.parametrize('operation', CONNECTING + TLS_CONNECTING, ids=_ids)
-def test_stopped_connect_leaves_nothing(route: Any, operation: Operation, way: Way) -> None:
+def assert_nothing_is_left(route: Any, operation: Operation, way: Way) -> None:
     scene, new = route
-    if scene.context is None and operation in TLS_CONNECTING:
-        pytest.skip('needs TLS')
 
     def start(scene: Scene, conn: HTTPConnection) -> None:
         # The connection before is gone from the side of the scene, too.
@@ -613,6 +609,21 @@ def test_stopped_connect_leaves_nothing(route: Any, operation: Operation, way: W
             # Usable as it is, without reset().
             scene.exchange(conn)
         start(scene, new())
+
+
+@all_ways
+@pytest.mark.parametrize('operation', CONNECTING, ids=_ids)
+def test_stopped_connect_leaves_nothing(route: Any, operation: Operation, way: Way) -> None:
+    assert_nothing_is_left(route, operation, way)
+
+
+@all_ways
+@pytest.mark.parametrize('operation', TLS_CONNECTING, ids=_ids)
+@pytest.mark.parametrize('route', ['tls', 'tunnel'], indirect=True)
+def test_stopped_look_at_the_certificate_leaves_nothing(
+    route: Any, operation: Operation, way: Way
+) -> None:
+    assert_nothing_is_left(route, operation, way)
 
 
 @all_ways
