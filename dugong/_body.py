@@ -355,38 +355,39 @@ class ResponseBody:
                 self.taken(len(pieces[0]))
             return pieces
         origin = buf.b
-        available = buf.e - origin
-        data = b''
+        copy = b''
         while buf.e > buf.b and self.advance(buf) and self.state is DATA:
+            source: Union[bytes, memoryview]
             if self.remaining >= _LARGE_CHUNK:
-                end = min(buf.e, buf.b + self.remaining)
-                pieces.append(buf.view[buf.b : end])
-                self.taken(end - buf.b)
-                buf.b = end
-                continue
-            if not data:
+                source = buf.view[: buf.e]
+                startswith = buf.d.startswith
+                base = 0
+            else:
                 # Slices of bytes are the cheapest there are; for many of them it pays to copy
                 # the whole buffer first.
-                data = buf.view[origin : buf.e].tobytes()
-            begin = buf.b - origin
+                source = copy = copy or buf.view[origin : buf.e].tobytes()
+                startswith = copy.startswith
+                base = origin
+            available = buf.e - base
+            begin = buf.b - base
             end = begin + self.remaining
-            pieces.append(data[begin:end])
+            pieces.append(source[begin:end])
             if end < available:
                 # Servers send runs of chunks of the same size. What separates two of those is
                 # the same each time, so one comparison checks the CRLF and the size line.
                 separator, size = self._separator, self._size
-                while data.startswith(separator, end):
+                while startswith(separator, end):
                     begin = end + len(separator)
                     if begin + size > available:
                         break
                     end = begin + size
-                    pieces.append(data[begin:end])
+                    pieces.append(source[begin:end])
                 self.remaining = 0
                 self.state = CHUNK_END
             else:
                 end = available
                 self.taken(end - begin)
-            buf.b = origin + end
+            buf.b = base + end
         if buf.b == buf.e:
             buf.b = buf.e = 0
         return pieces

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
         status: int
         reason: str
         fields: str
-        lowered: str
+        framing: List[Tuple[str, str]]
 else:
     from collections import namedtuple
 
-    _Head = namedtuple('_Head', 'minor status reason fields lowered')
+    _Head = namedtuple('_Head', 'minor status reason fields framing')
 
 #: The characters of a token (RFC 9110, section 5.6.2), for use in a character class.
 TOKEN_CHARACTERS = r"!#$%&'*+\-.0-9A-Z^_`a-z|~"
@@ -48,6 +48,11 @@ _STATUS_LINE = r'HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\0\r\n]*))?'
 _match_head = re.compile(rf'{_STATUS_LINE}({_FIELD_LINES})').fullmatch
 _match_status_line = re.compile(_STATUS_LINE).fullmatch
 _VERSION = b'HTTP/1.'
+
+# What decides about the end of a response, out of checked field lines in lower case.
+_find_framing_fields = re.compile(
+    r'\r\n(connection|content-length|transfer-encoding):([^\r]*)'
+).findall
 
 # RFC 9112, section 7.1: chunk-size [ chunk-ext ]. An extension is a token with an optional
 # token or quoted string as value; quoted strings may contain semicolons.
@@ -74,33 +79,24 @@ class ResponseHead(_Head):
     """A parsed response head.
 
     *minor* (int) is the minor HTTP version, *fields* (str) the field lines, each with a CRLF
-    before it, and *lowered* (str) the same in lower case, to look fields up.
+    before it, and *framing* the names and values, in lower case, of those fields that tell where
+    the message ends and whether it is the last one.
     """
 
     __slots__ = ()
 
     def values(self, name: str) -> List[str]:
-        """Return the values, in lower case, of all fields *name* (in lower case)."""
+        """Return the values of the fields *name*, a framing field in lower case."""
 
-        lowered = self.lowered
-        mark = f'\r\n{name}:'
-        begin = lowered.find(mark)
-        if begin < 0:
-            return []
-        values = []
-        while begin >= 0:
-            begin += len(mark)
-            end = lowered.find('\r\n', begin)
-            values.append(lowered[begin : end if end >= 0 else None].strip(' \t'))
-            begin = lowered.find(mark, begin)
-        return values
+        return [value.strip(' \t') for field, value in self.framing if field == name]
 
     def members(self, name: str) -> List[str]:
         """Return the members of the list-valued field *name* (RFC 9110, section 5.6.1)."""
 
         return [
             member
-            for value in self.values(name)
+            for field, value in self.framing
+            if field == name
             for member in [m.strip(' \t') for m in value.split(',')]
             if member
         ]
@@ -118,7 +114,9 @@ def parse_head(text: str) -> ResponseHead:
         assert match is not None
     minor, status, reason, fields = match.groups()
     # Only digits get here, three of them at the most.
-    return ResponseHead(int(minor), int(status), reason or '', fields, fields.lower())
+    return ResponseHead(
+        int(minor), int(status), reason or '', fields, _find_framing_fields(fields.lower())
+    )
 
 
 def parse_fields(text: str) -> str:
@@ -177,14 +175,20 @@ def parse_chunk_size(line: bytes) -> int:
     return int(match.group(1), 16)
 
 
+def _is_length(text: str) -> bool:
+    return len(text) <= MAX_LENGTH_DIGITS and text.isascii() and text.isdecimal()
+
+
 def parse_content_length(values: List[str]) -> int:
     """Return the length that all Content-Length *values* agree on (RFC 9112, section 6.3).
 
     Each value may be a list of equal numbers. Raises `InvalidResponse`.
     """
 
+    if len(values) == 1 and _is_length(values[0]):
+        return int(values[0])
     lengths = [
-        int(m) if m.isascii() and m.isdecimal() and len(m) <= MAX_LENGTH_DIGITS else None
+        int(m) if _is_length(m) else None
         for m in (m.strip(' \t') for value in values for m in value.split(','))
     ]
     length = lengths[0]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from email.message import Message
-
-from ._parser import split_fields
+from functools import lru_cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, Union
+    from email.message import Message
+    from typing import Optional, Type, Union
+
+    from ._fields import ResponseFields
 
 
-def make_message(fields: str) -> Message:
-    """Return the field lines *fields*, each with a CRLF before it, as a message object."""
+@lru_cache(maxsize=None)
+def _fields_class() -> Type[ResponseFields]:
+    # Imported late: `email.message` takes longer to import than all of this package.
+    from ._fields import ResponseFields
 
-    message = Message()
-    # What `set_raw` would do for one field after the other.
-    message._headers.extend(split_fields(fields))  # type: ignore[attr-defined]
-    return message
+    return ResponseFields
 
 
 class HTTPResponse:
@@ -61,7 +61,7 @@ class HTTPResponse:
     def headers(self) -> Message:
         headers = self._headers
         if type(headers) is str:
-            headers = self._headers = make_message(headers)
+            headers = self._headers = _fields_class()(headers)
         return headers  # type: ignore[return-value]
 
     @headers.setter
@@ -72,7 +72,7 @@ class HTTPResponse:
     def trailers(self) -> Optional[Message]:
         trailers = self._trailers
         if type(trailers) is str:
-            trailers = self._trailers = make_message(trailers)
+            trailers = self._trailers = _fields_class()(trailers)
         return trailers  # type: ignore[return-value]
 
     def __repr__(self) -> str:

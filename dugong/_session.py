@@ -86,6 +86,9 @@ _LIVENESS_INTERVAL = 0.1
 
 _NOT_SENT_IN_FULL = 'the request body was not sent in full'
 
+# So many pieces that come out of the buffer at once must be small.
+_MANY = 64
+
 # What a body is read into at a time if its length is not known.
 _READ_SIZE = 1 << 18
 
@@ -387,7 +390,13 @@ class Session:
             self._sent = 0
             self.upload = None
             try:
-                yield from self._co_send_start(request)
+                head = request.head
+                if request.content is not None:
+                    yield from self._co_send_content(head, request.content, request.body)
+                else:
+                    size = self._sent = stream.try_send(head) or 0
+                    if size != len(head):
+                        yield from self._co_send([memoryview(head)[size:]])
                 if request.close:
                     self.closing = 'the request asked the server to close the connection'
                 if request.source is not None:
@@ -438,23 +447,16 @@ class Session:
         else:
             self._interrupted(what, exc)
 
-    def _co_send_start(self, request: Request) -> Coroutine[None]:
-        """Send the head, and the content that is at hand."""
+    def _co_send_content(
+        self, head: bytes, content: memoryview, body: RequestBody
+    ) -> Coroutine[None]:
+        """Send the head and the content that is at hand."""
 
-        head = request.head
-        content = request.content
-        if content is None:
-            size = self.stream.try_send(head)
-            if size != len(head):
-                self._sent = size or 0
-                yield from self._co_send([memoryview(head)[self._sent :]])
-            else:
-                self._sent = size
-        elif len(content) < _JOIN:
+        if len(content) < _JOIN:
             # One segment, and one TLS record, for a small message.
-            yield from self._co_send([head + content], request.body)
+            yield from self._co_send([head + content], body)
         else:
-            yield from self._co_send([head, content], request.body)
+            yield from self._co_send([head, content], body)
 
     def _co_send_rest(self, request: Request, source: Source) -> Coroutine[None]:
         """Send the body of *request* from *source*, to its end."""
@@ -1035,7 +1037,7 @@ class Session:
         while True:
             pieces = body.take_all(buf)
             # Many small pieces are joined faster than written one by one.
-            if len(pieces) > 4:
+            if len(pieces) > _MANY:
                 result.write(b''.join(pieces))
             else:
                 result.writelines(pieces)

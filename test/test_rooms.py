@@ -27,7 +27,8 @@ ROOMS: Dict[str, Optional[Set[str]]] = {
     '_poll': {'_exceptions'},
     '_parser': {'_exceptions', '_headers'},
     '_request': {'_exceptions', '_headers', '_parser'},
-    '_response': {'_exceptions', '_headers', '_parser'},
+    '_fields': {'_parser'},
+    '_response': {'_fields'},
     '_source': {'_exceptions'},
     '_body': {'_exceptions', '_parser'},
     '_resolve': {'_exceptions', '_settings'},
@@ -42,7 +43,7 @@ ROOMS: Dict[str, Optional[Set[str]]] = {
 }
 
 #: Rooms without input and output, and without state that outlives a message.
-PURE = ['_headers', '_buffer', '_parser', '_request', '_response', '_body']
+PURE = ['_headers', '_buffer', '_parser', '_request', '_fields', '_response', '_body']
 
 #: Modules of the standard library that only these rooms may import.
 RESERVED: Dict[str, Set[str]] = {
@@ -58,7 +59,7 @@ RESERVED: Dict[str, Set[str]] = {
     'http': set(),
     'urllib': set(),
     're': {'_parser', '_request'},
-    'email': {'_response'},
+    'email': {'_fields', '_response'},
     # Not even that: it is found in `sys.modules` if somebody wants to see messages.
     'logging': set(),
 }
@@ -67,7 +68,11 @@ RESERVED: Dict[str, Set[str]] = {
 OUTSIDE = {'socket', 'ssl', 'select', 'os', 'sys', 'threading', 'time', 'logging', 'asyncio'}
 
 #: The only imports inside functions, of what takes long to import and is not always needed.
-LATE = {('__init__', '__getattr__', '_aio'), ('_connection', '_md5', 'hashlib')}
+LATE = {
+    ('__init__', '__getattr__', '_aio'),
+    ('_connection', '_md5', 'hashlib'),
+    ('_response', '_fields_class', '_fields'),
+}
 
 #: Calls of methods that move octets, or open connections.
 SOCKET_CALLS = {

@@ -1,0 +1,47 @@
+"""The message object in which a caller finds the header or trailer fields of a response."""
+
+from __future__ import annotations
+
+from email.message import Message
+
+from ._parser import split_fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Tuple
+
+
+class ResponseFields(Message):
+    """A message object for checked field lines, each with a CRLF before it.
+
+    Most callers look up a field or two: these are searched in the text. Anything else a message
+    object can do begins with splitting all lines, into the list in which `Message` keeps them.
+    """
+
+    _headers: List[Tuple[str, str]]
+
+    def __init__(self, fields: str) -> None:
+        super().__init__()
+        # From now on a missing attribute, see `__getattr__`.
+        del self._headers
+        self._fields = fields
+        self._lowered = fields.lower()
+
+    def __getattr__(self, name: str) -> Any:
+        if name != '_headers':
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+        self._headers = split_fields(self._fields)
+        return self._headers
+
+    def get(self, name: str, failobj: Any = None) -> Any:
+        """Return the value of the first field *name* (str), *failobj* if there is none."""
+
+        if '_headers' in self.__dict__ or ':' in name:
+            return super().get(name, failobj)
+        mark = f'\r\n{name.lower()}:'
+        begin = self._lowered.find(mark)
+        if begin < 0:
+            return failobj
+        begin += len(mark)
+        end = self._fields.find('\r\n', begin)
+        return self._fields[begin : end if end >= 0 else None].strip(' \t')
