@@ -394,8 +394,8 @@ class Session:
                 if request.content is not None:
                     yield from self._co_send_content(head, request.content, request.body)
                 else:
-                    size = self._sent = stream.try_send(head) or 0
-                    if size != len(head):
+                    size = self._send_at_once(head)
+                    if size < len(head):
                         yield from self._co_send([memoryview(head)[size:]])
                 if request.close:
                     self.closing = 'the request asked the server to close the connection'
@@ -519,7 +519,7 @@ class Session:
         offset = begin
         try:
             while body.remaining:
-                if stream.must_give_way:
+                if stream.must_wait_to_send:
                     yield from self._co_wait_to_send(body)
                 try:
                     # Not the descriptor from before the wait: the file may have been closed.
@@ -545,7 +545,7 @@ class Session:
         if not vectored and len(pieces) > 1:
             pieces = _joined(pieces)
         while pieces:
-            if stream.must_give_way:
+            if stream.must_wait_to_send:
                 yield from self._co_wait_to_send(body)
             size = stream.try_send_all(pieces) if vectored else stream.try_send(pieces[0])
             if size is None:
@@ -553,6 +553,14 @@ class Session:
             else:
                 self._sent += size
                 pieces = _without(pieces, size)
+
+    def _send_at_once(self, data: Data) -> int:
+        """Send as much of *data* as is possible without waiting; mostly that is all of it."""
+
+        stream = self.stream
+        size = 0 if stream.must_wait_to_send else stream.try_send(data) or 0
+        self._sent += size
+        return size
 
     def send_now(self, pieces: List[Data]) -> None:
         """Send as much of *pieces* as is possible without waiting, and remove it from the list."""
@@ -714,7 +722,9 @@ class Session:
                 elif body.chunked:
                     yield from self._co_send(_chunk(view), body)
                 else:
-                    yield from self._co_send([view], body)
+                    size = self._send_at_once(view)
+                    if size < len(view):
+                        yield from self._co_send([view[size:]], body)
                     body.written(len(view))
             except BaseException as exc:
                 self._body_failed(body, exc, 'writing a request body')
@@ -1043,7 +1053,28 @@ class Session:
                 result.writelines(pieces)
             if body.state is DONE:
                 return result.getvalue()
-            yield from self._co_fill(body)
+            if body.state is DATA and body.remaining >= buf.size:
+                yield from self._co_receive_chunk(body, result)
+            else:
+                yield from self._co_fill(body)
+
+    def _co_receive_chunk(self, body: ResponseBody, result: BytesIO) -> Coroutine[None]:
+        """Receive some of a large chunk behind what is in *result*, not through the buffer."""
+
+        begin = result.tell()
+        size = min(body.remaining, _READ_SIZE)
+        # Space is made piece by piece: the chunk need not come, whatever its size line says.
+        result.seek(begin + size - 1)
+        result.write(b'\0')
+        with result.getbuffer() as view, view[begin:] as space:
+            received = 0
+            while received < size:
+                with space[received:] as rest:
+                    count = yield from self.stream.co_receive(rest)
+                if not count:
+                    body.eof()
+                body.taken(count)
+                received += count
 
     def _co_fill(self, body: ResponseBody) -> Coroutine[None]:
         """Receive into the buffer; at the end of the connection, end *body* or raise."""

@@ -74,6 +74,10 @@ _COST = 1 << 10
 # A TLS record holds at most this many bytes; a full one tends to be followed by another.
 _TLS_RECORD = 1 << 14
 
+# Records are received one after the other up to this many bytes; then a sender in another thread
+# gets its turn.
+_TLS_RUN = 1 << 18
+
 # Before CPython 3.10, `ssl` refuses more than a C int at a time.
 _TLS_MAX = 1 << 30
 
@@ -133,6 +137,7 @@ class Stream:
         '_readable',
         '_role_waiter',
         '_sent_burst',
+        '_tls_error',
         '_tls_lock',
         '_trace',
         '_waiters',
@@ -175,6 +180,8 @@ class Stream:
         # Reentrant, as a finalizer or a signal handler may strike while it is held.
         self._close_lock = threading.RLock()
         self._tls_lock: Any = None
+        # An error that came after data; the next attempt to receive reports it.
+        self._tls_error: Optional[Exception] = None
         self.cause = 'the connection was closed by disconnect() or reset()'
         # The server has closed its direction.
         self._at_end = False
@@ -412,13 +419,7 @@ class Stream:
                 size: int = self.sock.recv_into(view)
                 self._drained = size < len(view)
             else:
-                if len(view) > _TLS_MAX:
-                    view = view[:_TLS_MAX]
-                with lock:
-                    size = self.sock.recv_into(view)
-                    self._drained = (
-                        size < _TLS_RECORD and size < len(view) and not self.sock.pending()
-                    )
+                size = self._receive_records(view, lock)
         except (BlockingIOError, ssl.SSLWantReadError):
             self._need_receive = self._readable
             return None
@@ -449,6 +450,33 @@ class Stream:
             self._at_end = len(view) > 0
         return size
 
+    def _receive_records(self, view: memoryview, lock: Any) -> int:
+        """Receive from TLS, which gives one record at a time, as many as are there and fit."""
+
+        error, self._tls_error = self._tls_error, None
+        if error is not None:
+            raise error
+        sock = self.sock
+        limit = min(len(view), _TLS_RUN)
+        drained = False
+        with lock:
+            size: int = sock.recv_into(view[:limit])
+            last = size
+            try:
+                while last and size < limit and not drained:
+                    if last < _TLS_RECORD and not sock.pending():
+                        drained = True
+                    else:
+                        last = sock.recv_into(view[size:limit])
+                        size += last
+            except ssl.SSLWantReadError:
+                drained = True
+            except (OSError, ValueError) as exc:
+                # Without its traceback, which would keep the memory of the caller alive.
+                self._tls_error = exc.with_traceback(None)
+        self._drained = drained
+        return size
+
     def co_receive(self, view: memoryview) -> Coroutine[int]:
         """Receive at least one byte into *view*; returns their number, 0 at the end."""
 
@@ -471,7 +499,9 @@ class Stream:
 
         if self.closed or self.sock is None:
             return False
-        if self._at_end or (self._tls_lock is not None and self.sock.pending()):
+        if self._at_end or self._tls_error is not None:
+            return True
+        if self._tls_lock is not None and self.sock.pending():
             return True
         return bool(self._probe(0))
 
@@ -505,7 +535,7 @@ class Stream:
             raise self._translated(exc, 'while sending') from exc
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
-        self._sent_burst += size + _COST
+        self._count_sent(size, len(data))
         return size
 
     @property
@@ -528,7 +558,7 @@ class Stream:
             raise self._translated(exc, 'while sending') from exc
         if self._trace is not None:
             self._trace.write(b''.join(pieces)[:size])
-        self._sent_burst += size + _COST
+        self._count_sent(size, sum(map(len, pieces)))
         return size
 
     @property
@@ -547,7 +577,8 @@ class Stream:
         if self.closed:
             raise self._closed_error()
         try:
-            sent = os.sendfile(self.sock.fileno(), descriptor, offset, min(size, BURST))
+            size = min(size, BURST)
+            sent = os.sendfile(self.sock.fileno(), descriptor, offset, size)
         except BlockingIOError:
             self._need_send = self._writable
             return None
@@ -561,7 +592,7 @@ class Stream:
             ):
                 raise NotImplementedError from exc
             raise self._translated(exc, 'while sending') from exc
-        self._sent_burst += sent + _COST
+        self._count_sent(sent, size)
         return sent
 
     def co_wait(self, need: PollNeeded) -> Coroutine[None]:
@@ -630,9 +661,13 @@ class Stream:
 
         yield from self._co_sender_waits(self._both_ready)
 
+    def _count_sent(self, size: int, wanted: int) -> None:
+        # To try again at once after an incomplete send would cost a call that fails.
+        self._sent_burst = self._sent_burst + size + _COST if size == wanted else BURST
+
     @property
-    def must_give_way(self) -> bool:
-        """Whether so much was sent without a wait that others should have a turn."""
+    def must_wait_to_send(self) -> bool:
+        """Whether there is no room, or others should have a turn after so much without a wait."""
 
         if self._sent_burst < BURST:
             return False
