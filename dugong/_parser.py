@@ -93,13 +93,8 @@ class ResponseHead(_Head):
     def members(self, name: str) -> List[str]:
         """Return the members of the list-valued field *name* (RFC 9110, section 5.6.1)."""
 
-        return [
-            member
-            for field, value in self.framing
-            if field == name
-            for member in [m.strip(' \t') for m in value.split(',')]
-            if member
-        ]
+        members = [m.strip(' \t') for value in self.values(name) for m in value.split(',')]
+        return [member for member in members if member]
 
 
 def parse_head(text: str) -> ResponseHead:

@@ -391,12 +391,15 @@ class Session:
             self.upload = None
             try:
                 head = request.head
-                if request.content is not None:
-                    yield from self._co_send_content(head, request.content, request.body)
+                content = request.content
+                if content is None or len(content) < _JOIN:
+                    # One segment, and one TLS record, for a small message.
+                    message = head if content is None else head + content
+                    rest = self._send_at_once(message)
+                    if rest:
+                        yield from self._co_send([rest], request.body)
                 else:
-                    size = self._send_at_once(head)
-                    if size < len(head):
-                        yield from self._co_send([memoryview(head)[size:]])
+                    yield from self._co_send([head, content], request.body)
                 if request.close:
                     self.closing = 'the request asked the server to close the connection'
                 if request.source is not None:
@@ -446,17 +449,6 @@ class Session:
             body.finish()
         else:
             self._interrupted(what, exc)
-
-    def _co_send_content(
-        self, head: bytes, content: memoryview, body: RequestBody
-    ) -> Coroutine[None]:
-        """Send the head and the content that is at hand."""
-
-        if len(content) < _JOIN:
-            # One segment, and one TLS record, for a small message.
-            yield from self._co_send([head + content], body)
-        else:
-            yield from self._co_send([head, content], body)
 
     def _co_send_rest(self, request: Request, source: Source) -> Coroutine[None]:
         """Send the body of *request* from *source*, to its end."""
@@ -554,13 +546,16 @@ class Session:
                 self._sent += size
                 pieces = _without(pieces, size)
 
-    def _send_at_once(self, data: Data) -> int:
-        """Send as much of *data* as is possible without waiting; mostly that is all of it."""
+    def _send_at_once(self, data: Data) -> Data:
+        """Send as much of *data* as is possible without waiting, and return the rest.
+
+        Mostly that is empty, and so there is no need for a coroutine.
+        """
 
         stream = self.stream
         size = 0 if stream.must_wait_to_send else stream.try_send(data) or 0
         self._sent += size
-        return size
+        return b'' if size == len(data) else memoryview(data)[size:]
 
     def send_now(self, pieces: List[Data]) -> None:
         """Send as much of *pieces* as is possible without waiting, and remove it from the list."""
@@ -722,9 +717,9 @@ class Session:
                 elif body.chunked:
                     yield from self._co_send(_chunk(view), body)
                 else:
-                    size = self._send_at_once(view)
-                    if size < len(view):
-                        yield from self._co_send([view[size:]], body)
+                    rest = self._send_at_once(view)
+                    if rest:
+                        yield from self._co_send([rest], body)
                     body.written(len(view))
             except BaseException as exc:
                 self._body_failed(body, exc, 'writing a request body')
@@ -1025,19 +1020,24 @@ class Session:
     def _co_read_known(self, body: ResponseBody) -> Coroutine[bytes]:
         """Receive a body of known length into memory of that size."""
 
-        stream, buf = self.stream, self.buf
         size = body.remaining
         with ResultBuffer(size) as result:
-            view = result.view
-            begin = body.take_into(buf, view)
-            while begin < size:
-                with view[begin:] as rest:
-                    received = yield from stream.co_receive(rest)
-                if not received:
-                    body.eof()
-                body.taken(received)
-                begin += received
+            begin = body.take_into(self.buf, result.view)
+            yield from self._co_receive_data(body, result.view, begin)
             return result.finish(size)
+
+    def _co_receive_data(
+        self, body: ResponseBody, target: memoryview, begin: int
+    ) -> Coroutine[None]:
+        """Receive data into *target*, from *begin* to its end, not through the buffer."""
+
+        while begin < len(target):
+            with target[begin:] as rest:
+                received = yield from self.stream.co_receive(rest)
+            if not received:
+                body.eof()
+            body.taken(received)
+            begin += received
 
     def _co_read_unknown(self, body: ResponseBody) -> Coroutine[bytes]:
         """Receive a body piece by piece."""
@@ -1066,15 +1066,8 @@ class Session:
         # Space is made piece by piece: the chunk need not come, whatever its size line says.
         result.seek(begin + size - 1)
         result.write(b'\0')
-        with result.getbuffer() as view, view[begin:] as space:
-            received = 0
-            while received < size:
-                with space[received:] as rest:
-                    count = yield from self.stream.co_receive(rest)
-                if not count:
-                    body.eof()
-                body.taken(count)
-                received += count
+        with result.getbuffer() as view:
+            yield from self._co_receive_data(body, view, begin)
 
     def _co_fill(self, body: ResponseBody) -> Coroutine[None]:
         """Receive into the buffer; at the end of the connection, end *body* or raise."""

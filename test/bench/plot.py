@@ -2,7 +2,7 @@
 """Draw what `run.py --save` wrote: `python3 test/bench/plot.py RESULTS.json [DIRECTORY]`.
 
 Makes one SVG file for each group of workloads, `benchmark-GROUP.svg`, with a panel of bars
-for each workload: the shorter, the better.
+for each workload: the shorter, the better. `benchmark-overview.svg` has the most important ones.
 """
 
 import argparse
@@ -13,13 +13,16 @@ from typing import Any, Dict, List
 
 from clients import OURS
 from environment import Environment, default_directory
-from workloads import KIB, WORKLOADS
+from workloads import KIB, WORKLOADS, Workload
 
 COLUMNS = 2
+#: The workloads in the overview, which has a column for each.
+OVERVIEW = ('get', 'pipeline-coroutines', 'readall-64M')
 #: Bars longer than this many times ours are cut, their numbers tell.
 CUT = 8.0
 
 TITLES = {
+    'overview': 'Time per request or body',
     'requests': 'Small requests (time per request)',
     'bodies': 'Downloads (time per body)',
     'uploads': 'Uploads (time per body)',
@@ -30,12 +33,19 @@ COLOURS = {OURS: '#c2410c', 'raw': '#9ca3af', 'pycurl': '#0f766e'}
 OTHERS = '#60a5fa'
 
 
+def workloads(group: str) -> List[Workload]:
+    """The workloads in the chart *group*."""
+    if group == 'overview':
+        return [WORKLOADS[name] for name in OVERVIEW]
+    return [load for load in WORKLOADS.values() if load.group == group]
+
+
 def panels(document: Dict[str, Any], group: str) -> List[Dict[str, Any]]:
     """The panels of a chart: title, and the value and the text of each client's bar."""
     found = []
-    for load in WORKLOADS.values():
+    for load in workloads(group):
         measured = document['medians'].get(load.name)
-        if load.group != group or not measured:
+        if not measured:
             continue
         if load.method == 'memory':
             for quantity, state in (('idle', 'unused'), ('used', 'after one answer')):
@@ -61,7 +71,7 @@ def draw(pyplot: Any, document: Dict[str, Any], group: str, path: str) -> bool:
     charts = panels(document, group)
     if not charts:
         return False
-    columns = min(COLUMNS, len(charts))
+    columns = min(len(OVERVIEW) if group == 'overview' else COLUMNS, len(charts))
     rows = -(-len(charts) // columns)
     longest = max(len(chart['values']) for chart in charts)
     figure, axes = pyplot.subplots(
