@@ -4,8 +4,10 @@ import contextlib
 import gc
 import itertools
 import logging
+import os
 import re
 import ssl
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -1145,6 +1147,52 @@ def test_strict_eof_trusts_no_end_if_the_context_hides_how_it_came(
     conn.read_response()
     with pytest.raises(ConnectionClosed):
         conn.readall()
+
+
+#: The most that one record can hold; a client looks for another one behind it.
+TLS_RECORD = 1 << 14
+
+
+@pytest.mark.parametrize('end', ['close_notify', 'no close_notify', 'garbage'])
+@pytest.mark.parametrize('length', ['known', 'chunked', 'until close'])
+def test_what_is_wrong_behind_tls_data_is_reported_after_the_data(connect, serve, end, length):
+    begin = {
+        'known': fields(b'Content-Length: %d' % (2 * TLS_RECORD)),
+        'chunked': fields(b'Transfer-Encoding: chunked') + b'%x\r\n' % (2 * TLS_RECORD),
+        'until close': fields(b'Connection: close'),
+    }
+    head_was_read = threading.Event()
+    ended = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(begin[length])
+        assert head_was_read.wait(LIMIT)
+        peer.send(bytes(TLS_RECORD))
+        if end == 'garbage':
+            os.write(peer.sock.fileno(), bytes(100))
+        elif end == 'close_notify':
+            peer.sock.settimeout(0)
+            with contextlib.suppress(ssl.SSLError, OSError):
+                peer.sock.unwrap()
+        peer.close()
+        ended.set()
+
+    conn = connect(serve(handler, tls=True))
+    conn.send_request('GET', '/')
+    conn.read_response()
+    head_was_read.set()
+    # Now the data and what is behind them are there together.
+    assert ended.wait(LIMIT)
+    assert conn.read(4 * TLS_RECORD) == bytes(TLS_RECORD)
+    if end == 'garbage':
+        with pytest.raises(ssl.SSLError):
+            conn.read(1)
+    if end != 'garbage' and length == 'until close':
+        assert conn.read(1) == b''
+    else:
+        with pytest.raises(ConnectionClosed):
+            conn.read(1)
 
 
 # --- a slow drip costs linear time ---
