@@ -129,7 +129,7 @@ class HTTPConnection(io.BufferedIOBase):
         default = package.HTTPS_PORT if tls else package.HTTP_PORT
         authority = host_and_port(self._host, self._port, default)
         self._proxy_address = None if self._proxy is None else check_address(self._proxy)
-        proxy_fields = CallerFields(self._proxy_headers or ()).lines
+        proxy_fields = CallerFields(self._proxy_headers).lines if self._proxy_headers else ''
         self._tunnel_fields = proxy_fields if tls else ''
         if self._proxy is None or tls:
             self._target_prefix = ''
