@@ -3,6 +3,10 @@
 An event loop keeps one callback per descriptor and direction, but two coroutines may wait for
 the same one (TLS makes that legal). So the callback is a watch shared by all futures that wait
 there; all are stepped when it is called, as being stepped for nothing is harmless.
+
+On a busy loop, what a coroutine waits for has mostly happened by the next turn. To look then
+costs a fraction of what it takes to have the loop watch the descriptor, so that comes first as
+long as it mostly succeeds.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ else:
 #: the next turn of the loop, so that a coroutine for which data are always there cannot starve
 #: others.
 _MAX_IMMEDIATE = 64
+
+#: After looks in vain, at most so many waits begin without one.
+_MAX_UNLOOKED = 64
 
 
 class _Watch:
@@ -92,6 +99,11 @@ class AioFuture(_FutureOf['T']):
     # Shared by all loops; it need not be exact.
     _immediate = 0
 
+    # The waits that are still to begin without a look, and how many there were at last; shared
+    # as well.
+    _unlooked = 0
+    _pause = 0
+
     def __init__(
         self,
         crt: Coroutine[T],
@@ -109,6 +121,7 @@ class AioFuture(_FutureOf['T']):
         self._aio_timeout = timeout
         self._timer: Optional[asyncio.TimerHandle] = None
         self._watching: List[_Watch] = []
+        self._look_handle: Optional[asyncio.Handle] = None
         self._conclusion: Optional[asyncio.Handle] = None
         self._stepping = False
         self._must_cancel = False
@@ -169,6 +182,34 @@ class AioFuture(_FutureOf['T']):
         if not isinstance(need, PollNeeded):
             raise TypeError(f'coroutine must yield PollNeeded, not {type(need).__name__}')
         AioFuture._immediate = 0
+        if not need._watched:
+            # What cannot be watched, a file for instance, may look as if it were always ready.
+            self._watch(need)
+            need._watched = True
+        elif AioFuture._unlooked:
+            AioFuture._unlooked -= 1
+            self._watch(need)
+        else:
+            self._look_handle = self._aio_loop.call_soon(self._look, need)
+
+    def _look(self, need: PollNeeded) -> None:
+        """Go on if *need* is met by now, else have the loop watch for it."""
+
+        self._look_handle = None
+        error = None
+        try:
+            if need.poll(0):
+                AioFuture._pause = 0
+            else:
+                AioFuture._pause = min(2 * AioFuture._pause + 1, _MAX_UNLOOKED)
+                AioFuture._unlooked = AioFuture._pause
+                self._watch(need)
+                return
+        except Exception as exc:
+            error = exc
+        self._step(error)
+
+    def _watch(self, need: PollNeeded) -> None:
         loop = self._aio_loop
         fd, mask = need
         for direction in (POLLIN, POLLOUT):
@@ -186,6 +227,9 @@ class AioFuture(_FutureOf['T']):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._look_handle is not None:
+            self._look_handle.cancel()
+            self._look_handle = None
         while self._watching:
             self._watching.pop().remove(self)
 

@@ -47,6 +47,9 @@ class PollNeeded(_PollNeeded):
 
     __module__ = 'dugong'
 
+    # Whether an event loop has shown that it can wait for this.
+    _watched = False
+
     def __reduce__(self) -> Tuple[Any, ...]:
         # Without the poll object.
         return type(self), tuple(self)

@@ -1071,6 +1071,129 @@ def test_waiting_takes_one_turn_of_the_loop(pair: Pair) -> None:
         loop.close()
 
 
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts how often it is told to watch a descriptor."""
+
+    watched = 0
+
+    def add_reader(self, *args: Any) -> Any:
+        self.watched += 1
+        return super().add_reader(*args)
+
+
+@pytest.fixture
+def looking() -> Iterator[None]:
+    """No looks in vain before, whatever other tests have waited for."""
+    AioFuture._unlooked = AioFuture._pause = 0
+    yield
+
+
+def receive(sock: socket.socket, number: int) -> 'Crt[bytes]':
+    """Wait for something to receive, and receive it, *number* times."""
+    need = PollNeeded(sock.fileno(), POLLIN)
+    received = b''
+    for _ in range(number):
+        yield need
+        received += sock.recv(1)
+    return received
+
+
+def test_what_has_happened_by_the_next_turn_of_the_loop_needs_no_watch(
+    looking: None, pair: Pair
+) -> None:
+    pair[1].send(b'hello')
+
+    async def main() -> bytes:
+        return await AioFuture(receive(pair[0], 5))
+
+    loop = CountingLoop()
+    try:
+        assert loop.run_until_complete(main()) == b'hello'
+        # To see that it can be.
+        assert loop.watched == 1
+    finally:
+        loop.close()
+
+
+def test_what_has_not_happened_by_the_next_turn_of_the_loop_is_watched(
+    looking: None, run: Runner, pair: Pair
+) -> None:
+    pair[1].send(b'h')
+
+    async def main() -> None:
+        future = AioFuture(receive(pair[0], 2))
+        await turns(10)
+        assert not future.done()
+        pair[1].send(b'e')
+        assert await future == b'he'
+
+    run(main)
+
+
+def test_looks_in_vain_are_few(looking: None, run: Runner, pair: Pair) -> None:
+    number = 1000
+    looks = 0
+
+    class Slow(PollNeeded):
+        def poll(self, timeout: Optional[float] = None) -> bool:
+            nonlocal looks
+            looks += 1
+            return False
+
+    def crt() -> 'Crt[None]':
+        need = Slow(pair[0].fileno(), POLLIN)
+        for _ in range(number):
+            yield need
+
+    async def main() -> None:
+        await AioFuture(crt())
+
+    pair[1].send(b'x')
+    run(main)
+    assert 0 < looks < number // 20
+
+
+def test_cancel_before_the_look(looking: None, run: Runner, pair: Pair) -> None:
+    pair[1].send(b'he')
+
+    def be_cancelled_in_between() -> 'Crt[None]':
+        need = PollNeeded(pair[0].fileno(), POLLIN)
+        yield need
+        assert pair[0].recv(1) == b'h'
+        asyncio.get_running_loop().call_soon(futures[0].cancel)
+        yield need
+        pair[0].recv(1)
+
+    async def main() -> None:
+        futures.append(AioFuture(be_cancelled_in_between()))
+        with pytest.raises(asyncio.CancelledError):
+            await futures[0]
+        await turns()
+        assert pair[0].recv(2) == b'e'
+
+    futures: List[Any] = []
+    run(main)
+
+
+def test_descriptor_that_goes_before_the_look(looking: None, run: Runner, pair: Pair) -> None:
+    other = socket.socket(fileno=os.dup(pair[0].fileno()))
+    pair[1].send(b'h')
+
+    def close_in_between() -> 'Crt[None]':
+        need = PollNeeded(other.fileno(), POLLIN)
+        yield need
+        assert other.recv(1) == b'h'
+        asyncio.get_running_loop().call_soon(other.close)
+        yield need
+        other.recv(1)
+
+    async def main() -> None:
+        with other, pytest.raises(OSError):
+            await AioFuture(close_in_between())
+
+    run(main)
+
+
 # Several futures at one descriptor
 
 
