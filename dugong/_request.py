@@ -66,8 +66,8 @@ def checked_target(path: str) -> str:
     return path
 
 
-def field_line(name: str, value: Any) -> str:
-    """Return a field line with its CRLF; `ValueError` for what a field cannot hold."""
+def checked_field(name: str, value: Any) -> Tuple[str, str]:
+    """Return *name* and the text of *value*; `ValueError` for what a field cannot hold."""
 
     name = plain(name)
     if not _is_token(name):
@@ -77,7 +77,7 @@ def field_line(name: str, value: Any) -> str:
         raise ValueError(
             f'value of header {name!r} contains a control character, or one that is not latin1'
         )
-    return f'{name}: {text}\r\n'
+    return name, text
 
 
 class CallerFields:
@@ -97,14 +97,13 @@ class CallerFields:
         lines: Dict[str, str] = {}
         names: Dict[str, str] = {}
         for name, value in headers.items() if isinstance(headers, Mapping) else headers:
-            text = plain(value if type(value) is str else str(value))
-            line = field_line(name, text)
-            lowered = plain(name).lower()
+            name, text = checked_field(name, value)
+            lowered = name.lower()
             if lowered in _OWN_FIELDS or (expect_continue and lowered == 'expect'):
                 continue
             # Spellings of one name: the last one counts.
             names[lowered] = text
-            lines[lowered] = line
+            lines[lowered] = f'{name}: {text}\r\n'
         self.lines = ''.join(lines.values())
         self.names = names
 
@@ -117,10 +116,13 @@ def trailer_section(trailers: Optional[Mapping[str, Any]]) -> bytes:
 
     if not trailers:
         return b'\r\n'
+    lines: Dict[str, str] = {}
     for name in trailers:
-        if name.lower() in _NOT_IN_TRAILERS:
+        name, text = checked_field(name, trailers[name])
+        lowered = name.lower()
+        if lowered in _NOT_IN_TRAILERS:
             raise ValueError(f'field {name!r} is not allowed in a trailer section')
-    lines = {name.lower(): field_line(name, trailers[name]) for name in trailers}
+        lines[lowered] = f'{name}: {text}\r\n'
     return (''.join(lines.values()) + '\r\n').encode('latin1')
 
 
