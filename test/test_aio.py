@@ -1175,12 +1175,21 @@ def test_cancel_before_the_look(looking: None, run: Runner, pair: Pair) -> None:
     run(main)
 
 
-def test_descriptor_that_goes_before_the_look(looking: None, run: Runner, pair: Pair) -> None:
+@pytest.mark.parametrize('seen', [True, False])
+def test_descriptor_that_goes_before_the_look(
+    looking: None, run: Runner, pair: Pair, seen: bool
+) -> None:
+    """The error comes from its use, or if the look does not show it, from the loop."""
+
+    class Need(PollNeeded):
+        def poll(self, timeout: Optional[float] = None) -> bool:
+            return seen and super().poll(timeout)
+
     other = socket.socket(fileno=os.dup(pair[0].fileno()))
     pair[1].send(b'h')
 
     def close_in_between() -> 'Crt[None]':
-        need = PollNeeded(other.fileno(), POLLIN)
+        need = Need(other.fileno(), POLLIN)
         yield need
         assert other.recv(1) == b'h'
         asyncio.get_running_loop().call_soon(other.close)
