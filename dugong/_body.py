@@ -1,8 +1,8 @@
 """How long a message body is, and where in it we are (RFC 9112, sections 6 and 7).
 
-`response_framing` decides what follows a response head; `ResponseBody` and `RequestBody` keep
-the place in the body. Their states are drawn in the documentation ("How it works"). No I/O:
-data come out of a buffer that somebody else fills.
+`ResponseBody` decides what follows a response head, and keeps the place in it; `RequestBody` keeps
+the place in the body of a request. Their states are drawn in the documentation ("How it works").
+No I/O: data come out of a buffer that somebody else fills.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ class ResponseBody:
         ):
             return
         # Rules 3 and 4
-        codings = head.values('transfer-encoding')
-        lengths = head.values('content-length')
+        codings = head.framing.get('transfer-encoding')
+        lengths = head.framing.get('content-length')
         if codings:
             self.length = None
             if head.minor == 0:

@@ -18,7 +18,7 @@ from ._exceptions import InvalidResponse, UnsupportedResponse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, NamedTuple, Optional, Tuple, Union
+    from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
     from ._buffer import _Buffer
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         status: int
         reason: str
         fields: str
-        framing: List[Tuple[str, str]]
+        framing: Dict[str, List[str]]
 else:
     from collections import namedtuple
 
@@ -79,21 +79,18 @@ class ResponseHead(_Head):
     """A parsed response head.
 
     *minor* (int) is the minor HTTP version, *fields* (str) the field lines, each with a CRLF
-    before it, and *framing* the names and values, in lower case, of those fields that tell where
-    the message ends and whether it is the last one.
+    before it. *framing* maps the names of those fields that tell where the message ends, and
+    whether it is the last one, to their values, all in lower case.
     """
 
     __slots__ = ()
 
-    def values(self, name: str) -> List[str]:
-        """Return the values of the fields *name*, a framing field in lower case."""
-
-        return [value.strip(' \t') for field, value in self.framing if field == name]
-
     def members(self, name: str) -> List[str]:
         """Return the members of the list-valued field *name* (RFC 9110, section 5.6.1)."""
 
-        members = [m.strip(' \t') for value in self.values(name) for m in value.split(',')]
+        if name not in self.framing:
+            return []
+        members = [m.strip(' \t') for value in self.framing[name] for m in value.split(',')]
         return [member for member in members if member]
 
 
@@ -108,10 +105,11 @@ def parse_head(text: str) -> ResponseHead:
         match = _match_head(status_line + parse_fields(mark + rest))
         assert match is not None
     minor, status, reason, fields = match.groups()
+    framing: Dict[str, List[str]] = {}
+    for name, value in _find_framing_fields(fields.lower()):
+        framing.setdefault(name, []).append(value.strip(' \t'))
     # Only digits get here, three of them at the most.
-    return ResponseHead(
-        int(minor), int(status), reason or '', fields, _find_framing_fields(fields.lower())
-    )
+    return ResponseHead(int(minor), int(status), reason or '', fields, framing)
 
 
 def parse_fields(text: str) -> str:

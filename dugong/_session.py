@@ -848,6 +848,8 @@ class Session:
         """Take a response head out of the buffer; `None` if it is not there as a whole."""
 
         buf = self.buf
+        if buf.b == buf.e:
+            return None
         reader = self._block_reader
         if reader is None:
             begin = buf.b
@@ -859,8 +861,6 @@ class Session:
                 if buf.b == buf.e:
                     buf.b = buf.e = 0
                 return head
-            if begin == buf.e:
-                return None
             reader = self._block_reader = BlockReader(
                 True, package.MAX_LINE_SIZE, package.MAX_HEADER_SIZE
             )
