@@ -5,7 +5,8 @@ refused. Departures from the grammar, each tested:
 
 - a status line may lack the space before an absent reason phrase;
 - obs-fold becomes one space (RFC 9112, section 5.2);
-- control characters other than NUL, CR and LF pass in field values, as servers send them.
+- control characters other than NUL, CR and LF pass in field values, as servers send them;
+- blanks may end a chunk-size line, as some servers pad it.
 
 A line ends with CRLF. A bare LF or CR is refused everywhere.
 """

@@ -158,25 +158,38 @@ def test_every_bar_names_a_workload_and_a_client(bench):
         assert bar.peer == '*' or bar.peer in clients
 
 
+def _times(seconds):
+    return {'wall': seconds, 'cpu': seconds}
+
+
+DOCUMENT = {
+    'python': '3.11.0',
+    'implementation': 'CPython',
+    'machine': {'cpu': 'any', 'cores': 2, 'system': 'Linux'},
+    'server': 'canned',
+    'rounds': 3,
+    'versions': {'dugong': '3.9.0', 'http.client': '3.11.0', 'raw': '3.11.0'},
+    'medians': {'get': {'dugong': _times(1e-5), 'http.client': _times(2e-4)}},
+    'bars': [{'workload': 'get', 'bar': '≤ 1', 'measured': '0.05', 'met': True}],
+}
+
+
 @pytest.mark.slow
 def test_charts_are_drawn(bench, tmp_path):
     matplotlib = pytest.importorskip('matplotlib')
     matplotlib.use('svg')
     from matplotlib import pyplot
 
-    document = {
-        'python': '3.11.0',
-        'implementation': 'CPython',
-        'machine': {'cpu': 'any', 'cores': 2, 'system': 'Linux'},
-        'server': 'canned',
-        'medians': {'get': {'dugong': _times(1e-5), 'http.client': _times(2e-4)}},
-    }
     path = tmp_path / 'chart.svg'
     plot = bench('plot')
-    assert plot.draw(pyplot, document, 'requests', str(path))
+    assert plot.draw(pyplot, DOCUMENT, 'requests', str(path))
     assert b'<svg' in path.read_bytes()
-    assert not plot.draw(pyplot, document, 'uploads', str(path))
+    assert not plot.draw(pyplot, DOCUMENT, 'uploads', str(path))
 
 
-def _times(seconds):
-    return {'wall': seconds, 'cpu': seconds}
+def test_results_are_written_for_the_documentation(bench):
+    lines = list(bench('plot').results(DOCUMENT, ['requests']))
+    assert '.. image:: benchmark-requests.svg' in lines
+    (row,) = [line.split() for line in lines if line.startswith('   get ')]
+    assert row == ['get', '10', 'µs', '20.00', '-']
+    assert any('0.05' in line and 'met' in line for line in lines)

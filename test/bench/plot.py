@@ -3,16 +3,18 @@
 
 Makes one SVG file for each group of workloads, `benchmark-GROUP.svg`, with a panel of bars
 for each workload: the shorter, the better. `benchmark-overview.svg` has the most important ones.
+Writes `performance-results.txt` for the documentation, with the charts, the numbers, and the bars.
 """
 
 import argparse
 import json
 import os
 import sys
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List
 
-from clients import OURS
+from clients import CLIENTS, OURS
 from environment import Environment, default_directory
+from run import bar_table, format_seconds
 from workloads import KIB, WORKLOADS, Workload
 
 COLUMNS = 2
@@ -55,15 +57,9 @@ def panels(document: Dict[str, Any], group: str) -> List[Dict[str, Any]]:
                 found.append({'title': title, 'values': values, 'texts': texts})
         else:
             values = {name: value['wall'] for name, value in measured.items()}
-            texts = {name: time_text(value) for name, value in values.items()}
+            texts = {name: format_seconds(value) for name, value in values.items()}
             found.append({'title': load.title, 'values': values, 'texts': texts})
     return found
-
-
-def time_text(seconds: float) -> str:
-    if seconds < 1e-3:
-        return f'{seconds * 1e6:.3g} µs'
-    return f'{seconds * 1e3:.3g} ms'
 
 
 def draw(pyplot: Any, document: Dict[str, Any], group: str, path: str) -> bool:
@@ -123,6 +119,37 @@ def draw_panel(axis: Any, chart: Dict[str, Any], longest: int) -> None:
         axis.spines[side].set_visible(False)
 
 
+def results(document: Dict[str, Any], groups: List[str]) -> Iterator[str]:
+    """The lines of the file with all results."""
+    machine = document['machine']
+    yield f'{document["implementation"]} {document["python"]}, {document["server"]};'
+    yield f'{machine["cpu"]}, {machine["cores"]} cores; medians of {document["rounds"]} rounds.'
+    for group in groups:
+        yield ''
+        yield f'.. image:: benchmark-{group}.svg'
+        yield f'   :alt: {TITLES[group]}, beside other clients'
+    yield ''
+    yield 'Wall-clock time of dugong, and how many times as long the others took::'
+    yield ''
+    names = [name for name in CLIENTS if name in document['versions'] and name != OURS]
+    header = ''.join(f'{name:>13}' for name in names)
+    yield f'   {"":25}{OURS:>10}{header}'
+    for load in WORKLOADS.values():
+        measured = document['medians'].get(load.name, {})
+        if load.method == 'memory' or OURS not in measured:
+            continue
+        ours = measured[OURS]['wall']
+        ratios = ''.join(
+            f'{measured[name]["wall"] / ours:13.2f}' if name in measured else f'{"-":>13}'
+            for name in names
+        )
+        yield f'   {load.name:25}{format_seconds(ours):>10}{ratios}'
+    yield ''
+    yield 'What was aimed at, and what was reached::'
+    for line in bar_table(document['bars']):
+        yield f'   {line}'.rstrip()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('results', help='file that run.py saved')
@@ -145,10 +172,17 @@ def main() -> int:
     with open(options.results) as fh:
         document = json.load(fh)
     os.makedirs(options.directory, exist_ok=True)
+    drawn = []
     for group in TITLES:
         path = os.path.join(options.directory, f'benchmark-{group}.svg')
         if draw(pyplot, document, group, path):
             print(path)
+            if group != 'overview':
+                drawn.append(group)
+    path = os.path.join(options.directory, 'performance-results.txt')
+    with open(path, 'w', encoding='utf-8') as fh:
+        fh.writelines(f'{line}\n' for line in results(document, drawn))
+    print(path)
     return 0
 
 
