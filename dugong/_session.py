@@ -397,7 +397,8 @@ class Session:
                     message = head if content is None else head + content
                     rest = self._send_at_once(message)
                     if rest:
-                        yield from self._co_send([rest], request.body)
+                        # Without the body: an answer to the head is for the reader.
+                        yield from self._co_send([rest])
                 else:
                     yield from self._co_send([head, content], request.body)
                 if request.close:

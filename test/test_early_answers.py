@@ -405,6 +405,27 @@ def test_too_many_interim_answers_end_the_wait(link: Link) -> None:
 # What does not end the wait
 
 
+def test_continue_that_comes_while_the_head_is_sent_is_kept(connect: Any) -> None:
+    """Only when it has the whole head can a server mean it, but it is the answer."""
+
+    def handler(peer: Peer) -> None:
+        received = peer.sock.recv(1)
+        peer.send(CONTINUE)
+        while not received.endswith(b'\r\n\r\n'):
+            received = received[-3:] + peer.sock.recv(1 << 16)
+        assert peer.read_exactly(5) == b'hello'
+        peer.send(OK)
+
+    conn = connect(handler)
+    conn.timeout = LIMIT
+    fields = {'X-Large': 'x' * (24 << 20)}
+    conn.send_request('PUT', '/', headers=fields, body=BodyFollowing(5), expect100=True)
+    assert conn.read_response().status == 100
+    conn.write(b'hello')
+    assert conn.read_response().status == 200
+    assert conn.readall() == b'ok'
+
+
 @pytest.mark.parametrize('kind', HARMLESS)
 @pytest.mark.parametrize('form', ['bytes', 'file', 'list', 'written', 'chunked'])
 def test_answers_that_do_not_end_the_upload(
