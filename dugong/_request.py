@@ -66,8 +66,11 @@ def checked_target(path: str) -> str:
     return path
 
 
-def checked_field(name: str, value: Any) -> Tuple[str, str]:
-    """Return *name* and the text of *value*; `ValueError` for what a field cannot hold."""
+def encoded_field(name: str, value: Any) -> Tuple[str, str, str]:
+    """Return *name* in lower case, the text of *value*, and the field line with its CRLF.
+
+    `ValueError` for what a field cannot hold.
+    """
 
     name = plain(name)
     if not _is_token(name):
@@ -77,7 +80,7 @@ def checked_field(name: str, value: Any) -> Tuple[str, str]:
         raise ValueError(
             f'value of header {name!r} contains a control character, or one that is not latin1'
         )
-    return name, text
+    return name.lower(), text, f'{name}: {text}\r\n'
 
 
 class CallerFields:
@@ -97,13 +100,12 @@ class CallerFields:
         lines: Dict[str, str] = {}
         names: Dict[str, str] = {}
         for name, value in headers.items() if isinstance(headers, Mapping) else headers:
-            name, text = checked_field(name, value)
-            lowered = name.lower()
+            lowered, text, line = encoded_field(name, value)
             if lowered in _OWN_FIELDS or (expect_continue and lowered == 'expect'):
                 continue
             # Spellings of one name: the last one counts.
             names[lowered] = text
-            lines[lowered] = f'{name}: {text}\r\n'
+            lines[lowered] = line
         self.lines = ''.join(lines.values())
         self.names = names
 
@@ -118,11 +120,10 @@ def trailer_section(trailers: Optional[Mapping[str, Any]]) -> bytes:
         return b'\r\n'
     lines: Dict[str, str] = {}
     for name in trailers:
-        name, text = checked_field(name, trailers[name])
-        lowered = name.lower()
+        lowered, _, line = encoded_field(name, trailers[name])
         if lowered in _NOT_IN_TRAILERS:
             raise ValueError(f'field {name!r} is not allowed in a trailer section')
-        lines[lowered] = f'{name}: {text}\r\n'
+        lines[lowered] = line
     return (''.join(lines.values()) + '\r\n').encode('latin1')
 
 

@@ -463,12 +463,12 @@ class Stream:
             size: int = sock.recv_into(view[:limit])
             last = size
             try:
-                while last and size < limit and not drained:
+                while last and size < limit:
                     if last < _TLS_RECORD and not sock.pending():
                         drained = True
-                    else:
-                        last = sock.recv_into(view[size:limit])
-                        size += last
+                        break
+                    last = sock.recv_into(view[size:limit])
+                    size += last
             except ssl.SSLWantReadError:
                 drained = True
             except (OSError, ValueError) as exc:

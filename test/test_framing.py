@@ -1,6 +1,5 @@
 """Where a response ends, and what is no response: RFC 9112 as seen from outside the library."""
 
-import contextlib
 import gc
 import itertools
 import logging
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List
 
 import pytest
+from contract_support import unwrap
 from servers import LIMIT, Peer, ScriptedServer
 from tables_support import rows
 from wire_support import FORMS, Wire, fetch, split
@@ -1085,10 +1085,7 @@ def tls_ending(data: bytes, notify: bool) -> Callable[[Peer], None]:
         peer.read_request()
         peer.send(data)
         if notify:
-            # Does not wait for the client's close_notify, which may never come.
-            peer.sock.settimeout(0)
-            with contextlib.suppress(ssl.SSLError, OSError):
-                peer.sock.unwrap()
+            unwrap(peer)
         peer.close()
 
     return handler
@@ -1172,9 +1169,7 @@ def test_what_is_wrong_behind_tls_data_is_reported_after_the_data(connect, serve
         if end == 'garbage':
             os.write(peer.sock.fileno(), bytes(100))
         elif end == 'close_notify':
-            peer.sock.settimeout(0)
-            with contextlib.suppress(ssl.SSLError, OSError):
-                peer.sock.unwrap()
+            unwrap(peer)
         peer.close()
         ended.set()
 
