@@ -395,10 +395,10 @@ class Session:
                 if content is None or len(content) < _JOIN:
                     # One segment, and one TLS record, for a small message.
                     message = head if content is None else head + content
-                    rest = self._send_at_once(message)
-                    if rest:
+                    self._sent = size = stream.send_at_once(message)
+                    if size < len(message):
                         # Without the body: an answer to the head is for the reader.
-                        yield from self._co_send([rest])
+                        yield from self._co_send([memoryview(message)[size:]])
                 else:
                     yield from self._co_send([head, content], request.body)
                 if request.close:
@@ -547,17 +547,6 @@ class Session:
                 self._sent += size
                 pieces = _without(pieces, size)
 
-    def _send_at_once(self, data: Data) -> Data:
-        """Send as much of *data* as is possible without waiting, and return the rest.
-
-        Mostly that is empty, and so there is no need for a coroutine.
-        """
-
-        stream = self.stream
-        size = 0 if stream.must_wait_to_send else stream.try_send(data) or 0
-        self._sent += size
-        return b'' if size == len(data) else memoryview(data)[size:]
-
     def send_now(self, pieces: List[Data]) -> None:
         """Send as much of *pieces* as is possible without waiting, and remove it from the list."""
 
@@ -694,14 +683,15 @@ class Session:
         self.enter_sending()
         try:
             body = self._body_to_write()
-            view = as_bytes(data)
+            view = data if type(data) is bytes else as_bytes(data)
             if view is not None:
+                size = len(view)
                 try:
-                    body.check_size(len(view))
+                    body.check_size(size)
                 except ExcessBodyData:
                     self._check_writing()
                     raise
-                if not len(view):
+                if not size:
                     return
             elif is_stream(data):
                 source = StreamSource(data)
@@ -718,10 +708,10 @@ class Session:
                 elif body.chunked:
                     yield from self._co_send(_chunk(view), body)
                 else:
-                    rest = self._send_at_once(view)
-                    if rest:
-                        yield from self._co_send([rest], body)
-                    body.written(len(view))
+                    sent = self.stream.send_at_once(view)
+                    if sent < size:
+                        yield from self._co_send([memoryview(view)[sent:]], body)
+                    body.written(size)
             except BaseException as exc:
                 self._body_failed(body, exc, 'writing a request body')
                 raise
@@ -767,16 +757,25 @@ class Session:
     def _body_to_write(self) -> RequestBody:
         """Return the request body that is being written, or raise why there is none."""
 
+        body = self.upload
+        if (
+            body is not None
+            and body.state is WRITING
+            and self.fault is self.send_fault is None
+            and self.ended is None
+            and not self.stream.closed
+        ):
+            return body
         self._check_writing()
-        if self.upload is None:
+        if body is None:
             raise StateError('no request body is being written')
         try:
-            self.upload.check_writable()
+            body.check_writable()
         except StateError:
             # Another thread may have ended it a moment ago.
             self._check_writing()
             raise
-        return self.upload
+        return body
 
     # Receiving
 
@@ -1293,7 +1292,7 @@ def how_it_ended(exc: BaseException) -> str:
     return f'was interrupted by {type(exc).__name__}: {exc}'.rstrip(': ')
 
 
-def _chunk(data: memoryview) -> List[Data]:
+def _chunk(data: Data) -> List[Data]:
     """Return *data* as a chunk (RFC 9112, section 7.1)."""
 
     return [b'%x\r\n' % len(data), data, b'\r\n']

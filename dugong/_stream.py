@@ -507,6 +507,16 @@ class Stream:
 
     # Sending
 
+    def send_at_once(self, data: Data) -> int:
+        """Send as much of *data* as is possible without waiting; returns the number of bytes.
+
+        Mostly that is all of them, and so there is no need for a coroutine.
+        """
+
+        if self._sent_burst >= BURST:
+            return 0
+        return self.try_send(data) or 0
+
     def try_send(self, data: Data) -> Optional[int]:
         """Send as much of *data* as is possible without waiting.
 
