@@ -31,6 +31,7 @@ from ._settings import (
     DNS_TEST_HOSTNAMES,
     HTTP_PORT,
     HTTPS_PORT,
+    MAX_BUSY_WAIT,
     MAX_HEADER_SIZE,
     MAX_LINE_SIZE,
 )
@@ -59,6 +60,7 @@ __all__ = [
     'HostnameNotResolvable',
     'HostnameNotResolvableOrDNSUnavailable',
     'InvalidResponse',
+    'MAX_BUSY_WAIT',
     'MAX_HEADER_SIZE',
     'MAX_LINE_SIZE',
     'POLLIN',

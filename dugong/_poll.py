@@ -12,8 +12,10 @@ import math
 import select
 from collections import namedtuple
 from contextlib import suppress
+from time import perf_counter
 
 from ._exceptions import ConnectionTimedOut
+from ._settings import package
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ POLLOUT: int = getattr(select, 'POLLOUT', 4)
 # poll() takes a C int of milliseconds. Nobody will notice that infinity ends after 24 days.
 _MAX_SECONDS = (2**31 - 1) // 1000
 
+# After a busy wait in vain, at most so many waits for the same thing begin without one.
+_MAX_PAUSE = 64
+
 
 class PollNeeded(_PollNeeded):
     """A file descriptor *fd* (int) and what to wait for there.
@@ -49,6 +54,12 @@ class PollNeeded(_PollNeeded):
 
     # Whether an event loop has shown that it can wait for this.
     _watched = False
+
+    # Whether what is waited for may come so soon that to sleep would take longer. For such waits:
+    # how many are still to begin without a busy wait, and how many there were at last.
+    _may_be_brief = False
+    _unlooked = 0
+    _pause = 0
 
     def __reduce__(self) -> Tuple[Any, ...]:
         # Without the poll object.
@@ -72,9 +83,34 @@ class PollNeeded(_PollNeeded):
         poller = self.__dict__.pop('_poller', None)
         if poller is None:
             poller = make_poller(self.fd, self.mask)
-        ready = bool(poller.poll(milliseconds))
+        if self._may_be_brief and milliseconds != 0:
+            ready = self._busy_wait(poller, timeout) or bool(poller.poll(milliseconds))
+        else:
+            ready = bool(poller.poll(milliseconds))
         self.__dict__['_poller'] = poller
         return ready
+
+    def _busy_wait(self, poller: Any, timeout: Optional[float]) -> bool:
+        """Look again and again for up to `MAX_BUSY_WAIT` seconds, if that has succeeded before.
+
+        For the system, to put a thread to sleep and to wake it up is tens of microseconds of
+        work, on a virtual machine more.
+        """
+
+        if self._unlooked:
+            self._unlooked -= 1
+            return False
+        found = bool(poller.poll(0))
+        if not found:
+            limit: float = package.MAX_BUSY_WAIT
+            if timeout is not None and timeout < limit:
+                limit = timeout
+            limit += perf_counter()
+            while not found and perf_counter() < limit:
+                found = bool(poller.poll(0))
+        self._pause = 0 if found else min(2 * self._pause + 1, _MAX_PAUSE)
+        self._unlooked = self._pause
+        return found
 
 
 class _SelectPoller:

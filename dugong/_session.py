@@ -824,7 +824,7 @@ class Session:
                     if head is None:
                         head = self._buffered_head()
                         while head is None:
-                            size = yield from stream.co_receive(self.buf.space())
+                            size = yield from stream.co_receive(self.buf.space(), True)
                             if not size:
                                 raise ConnectionClosed(self._end_in_head())
                             self.buf.e += size

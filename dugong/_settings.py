@@ -20,6 +20,10 @@ MAX_LINE_SIZE = BUFFER_SIZE - 1
 #: Largest block of header fields or trailer fields, in bytes, without its last line end.
 MAX_HEADER_SIZE = BUFFER_SIZE - 1
 
+#: Longest time that a blocking method looks again and again for the answer to a request before it
+#: lets the thread sleep, in seconds.
+MAX_BUSY_WAIT = 50e-6
+
 #: `(host name, port)` of hosts that resolve wherever the name service works.
 DNS_TEST_HOSTNAMES = (
     ('www.google.com', 80),

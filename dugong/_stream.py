@@ -126,6 +126,7 @@ class Stream:
 
     __slots__ = (
         '__weakref__',
+        '_answered',
         '_at_end',
         '_both_ready',
         '_burst',
@@ -195,6 +196,7 @@ class Stream:
         self._need_receive: Any = None
         self._need_send: Any = None
         self._readable: Any = None
+        self._answered: Any = None
         self._probe: Any = None
         self._writable: Any = None
         self._both_ready: Any = None
@@ -382,6 +384,9 @@ class Stream:
         self.sock = sock
         descriptor = sock.fileno()
         self._readable = PollNeeded(descriptor, POLLIN)
+        # The same, but for the answer to a request that has just been sent.
+        self._answered = PollNeeded(descriptor, POLLIN)
+        self._answered._may_be_brief = True
         # The bare method of a poll object, for a look before each request.
         self._probe = make_poller(descriptor, POLLIN).poll
         self._writable = PollNeeded(descriptor, POLLOUT)
@@ -477,13 +482,17 @@ class Stream:
         self._drained = drained
         return size
 
-    def co_receive(self, view: memoryview) -> Coroutine[int]:
-        """Receive at least one byte into *view*; returns their number, 0 at the end."""
+    def co_receive(self, view: memoryview, head: bool = False) -> Coroutine[int]:
+        """Receive at least one byte into *view*; returns their number, 0 at the end.
+
+        *head* tells that a response head is to come, for which a busy wait may pay. For a body
+        it would not: while a thread sleeps, more of it arrives, so that fewer calls are needed.
+        """
 
         if self._drained and not self._at_end:
             self._burst = 0
             self.waiting_to_receive = True
-            yield self._readable
+            yield self._answered if head else self._readable
             self.waiting_to_receive = False
         size = self.try_receive(view)
         while size is None:

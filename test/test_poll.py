@@ -7,6 +7,7 @@ import pickle
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from typing import Any, Iterator, List, Tuple
@@ -147,22 +148,45 @@ def test_poll_never_gives_up_early(system: str, pair: Pair, timeout: float) -> N
     assert timeout - 0.0005 <= passed < timeout + 5
 
 
-def test_tiny_timeout_is_a_wait_not_a_look(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+class Polls:
+    """Takes the place of `select.poll`: notes each timeout, and is ready when told so."""
+
+    def __init__(self) -> None:
+        self.timeouts: List[Any] = []
+        #: So many polls find nothing yet.
+        self.in_vain = 0
+
+    def __call__(self) -> Any:
+        return self
+
+    def register(self, fd: int, mask: int) -> None:
+        pass
+
+    def poll(self, timeout: Any) -> List[Any]:
+        self.timeouts.append(timeout)
+        self.in_vain -= 1
+        return [] if self.in_vain >= 0 else [(0, POLLIN)]
+
+    def sleeps(self) -> List[Any]:
+        """Return the timeouts of the polls that waited, and forget all."""
+        sleeps = [timeout for timeout in self.timeouts if timeout != 0]
+        self.timeouts.clear()
+        return sleeps
+
+
+@pytest.fixture
+def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
+    polls = Polls()
+    monkeypatch.setattr(select, 'poll', polls)
+    return polls
+
+
+def test_tiny_timeout_is_a_wait_not_a_look(polls: Polls) -> None:
     """Rounding down to 0 would make a busy loop of a driver that computes deadlines."""
-    waits: List[Any] = []
-
-    class Poller:
-        def register(self, fd: int, mask: int) -> None:
-            pass
-
-        def poll(self, timeout: Any) -> List[Any]:
-            waits.append(timeout)
-            return []
-
-    monkeypatch.setattr(select, 'poll', Poller)
+    polls.in_vain = sys.maxsize
     for timeout in (0, 1e-9, 0.0001, 0.001, 0.0011, 2, None):
-        PollNeeded(pair[0].fileno(), POLLIN).poll(timeout)
-    assert waits == [0, 1, 1, 1, 2, 2000, None]
+        assert PollNeeded(0, POLLIN).poll(timeout) is False
+    assert polls.timeouts == [0, 1, 1, 1, 2, 2000, None]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +246,98 @@ def test_descriptor_above_1024(pair: Pair) -> None:
         assert need.poll(LIMIT) is True
     finally:
         os.close(fd)
+
+
+# Busy waits
+
+
+def brief(fd: int = 0) -> PollNeeded:
+    """Return what the library waits for when it expects an answer."""
+    need = PollNeeded(fd, POLLIN)
+    need._may_be_brief = True
+    return need
+
+
+def test_look_is_a_single_one(polls: Polls) -> None:
+    polls.in_vain = sys.maxsize
+    assert brief().poll(0) is False
+    assert polls.timeouts == [0]
+
+
+def test_wait_that_is_soon_over_does_not_sleep(
+    polls: Polls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dugong, 'MAX_BUSY_WAIT', LIMIT)
+    polls.in_vain = 1000
+    assert brief().poll() is True
+    assert len(polls.timeouts) == 1001
+    assert polls.sleeps() == []
+
+
+def test_wait_that_takes_longer_sleeps(polls: Polls) -> None:
+    polls.in_vain = sys.maxsize
+    brief().poll()
+    assert polls.timeouts[-1] is None
+    assert polls.sleeps() == [None]
+
+
+def test_busy_waits_in_vain_become_rare(polls: Polls) -> None:
+    need = brief()
+    pauses = [0]
+    for _ in range(400):
+        polls.in_vain = sys.maxsize
+        need.poll()
+        if len(polls.timeouts) == 1:
+            pauses[-1] += 1
+        else:
+            pauses.append(0)
+        assert polls.sleeps() == [None]
+    assert pauses[:9] == [0, 1, 3, 7, 15, 31, 63, 64, 64]
+
+
+def test_busy_waits_come_back_when_one_succeeds(
+    polls: Polls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need = brief()
+    for _ in range(1 + 1 + 1 + 3):
+        polls.in_vain = sys.maxsize
+        need.poll()
+    polls.sleeps()
+    monkeypatch.setattr(dugong, 'MAX_BUSY_WAIT', LIMIT)
+    for _ in range(10):
+        polls.in_vain = 10
+        assert need.poll() is True
+    assert polls.sleeps() == []
+
+
+def test_busy_wait_can_be_switched_off(polls: Polls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dugong, 'MAX_BUSY_WAIT', 0)
+    polls.in_vain = sys.maxsize
+    brief().poll()
+    assert polls.timeouts == [0, None]
+
+
+def test_timeout_limits_the_busy_wait(polls: Polls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dugong, 'MAX_BUSY_WAIT', 100 * LIMIT)
+    polls.in_vain = sys.maxsize
+    began = time.monotonic()
+    assert brief().poll(0.002) is False
+    assert time.monotonic() - began < LIMIT
+    assert polls.sleeps() == [2]
+
+
+def test_signal_handler_ends_a_busy_wait(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dugong, 'MAX_BUSY_WAIT', 100 * LIMIT)
+    need = brief(pair[0].fileno())
+
+    def handle(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise Cancelled
+
+    with signals(handle, 0.02, 0.02), pytest.raises(Cancelled):
+        need.poll()
+    pair[1].send(b'x')
+    assert need.poll() is True
 
 
 # eval_coroutine

@@ -24,7 +24,7 @@ ROOMS: Dict[str, Optional[Set[str]]] = {
     '_log': set(),
     '_headers': set(),
     '_buffer': set(),
-    '_poll': {'_exceptions'},
+    '_poll': {'_exceptions', '_settings'},
     '_parser': {'_exceptions', '_headers'},
     '_request': {'_exceptions', '_headers', '_parser'},
     '_fields': {'_parser'},
