@@ -85,10 +85,11 @@ UNREADABLE = ResponseState.UNREADABLE
 def closes_connection(head: ResponseHead) -> bool:
     """Tell whether the server will close the connection after this response (RFC 9112, 9.3)."""
 
-    options = head.members('connection')
-    if 'close' in options:
+    # Looked for in the text first, as the list is mostly not worth splitting.
+    named = ','.join(head.framing.get('connection', ()))
+    if 'close' in named and 'close' in head.members('connection'):
         return True
-    return head.minor == 0 and 'keep-alive' not in options
+    return head.minor == 0 and 'keep-alive' not in head.members('connection')
 
 
 class ResponseBody:
