@@ -136,6 +136,7 @@ class Stream:
         '_need_send',
         '_probe',
         '_readable',
+        '_received_head',
         '_role_waiter',
         '_sent_burst',
         '_tls_error',
@@ -188,6 +189,8 @@ class Stream:
         self._at_end = False
         # Nothing more can have arrived after what was received last.
         self._drained = True
+        # What was received last began with a response head, or nothing was received yet.
+        self._received_head = True
         # Bytes received, and sent, since the last wait for that.
         self._burst = 0
         self._sent_burst = 0
@@ -485,15 +488,17 @@ class Stream:
     def co_receive(self, view: memoryview, head: bool = False) -> Coroutine[int]:
         """Receive at least one byte into *view*; returns their number, 0 at the end.
 
-        *head* tells that a response head is to come, for which a busy wait may pay. For a body
-        it would not: while a thread sleeps, more of it arrives, so that fewer calls are needed.
+        *head* tells that a response head is to come, for which a busy wait may pay. Not for a
+        body, nor if the last response had one that did not come with its head: while a thread
+        sleeps, more of it arrives, so that fewer calls are needed.
         """
 
         if self._drained and not self._at_end:
             self._burst = 0
             self.waiting_to_receive = True
-            yield self._answered if head else self._readable
+            yield self._answered if head and self._received_head else self._readable
             self.waiting_to_receive = False
+        self._received_head = head
         size = self.try_receive(view)
         while size is None:
             self._burst = 0

@@ -489,48 +489,85 @@ def test_waiting_for_a_response_wakes_up_once(
     assert counted.waits <= 3
 
 
-def test_answers_are_looked_for_but_bodies_slept_for(
-    connect: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While a thread sleeps, more of a body arrives, and it is received with fewer calls."""
-    looked = threading.Semaphore(0)
-    slept = threading.Event()
-    sleeps = 0
-    system_poll = select.poll
+class Waits:
+    """Notes how `select.poll` is used."""
 
-    class Poll:
-        def __init__(self) -> None:
-            self._poll = system_poll()
-            self.register = self._poll.register
+    def __init__(self) -> None:
+        self._system_poll = select.poll
+        self.looked = threading.Semaphore(0)
+        self.slept = threading.Semaphore(0)
+        self.sleeps = 0
+
+    def __call__(self) -> Any:
+        return self._Poller(self, self._system_poll())
+
+    class _Poller:
+        def __init__(self, waits: 'Waits', poller: Any) -> None:
+            self._waits = waits
+            self._poller = poller
+            self.register = poller.register
 
         def poll(self, timeout: Any = None) -> List[Any]:
-            nonlocal sleeps
             if timeout == 0:
-                looked.release()
+                self._waits.looked.release()
             else:
-                sleeps += 1
-                slept.set()
-            return self._poll.poll(timeout)
+                self._waits.sleeps += 1
+                self._waits.slept.release()
+            return self._poller.poll(timeout)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
+    """Has answers looked for as long as a test may take."""
+    waits = Waits()
+    monkeypatch.setattr(select, 'poll', waits)
+    monkeypatch.setattr(dugong, 'MAX_BUSY_WAIT', LIMIT)
+    return waits
+
+
+def test_answer_is_looked_for(connect: Any, waits: Waits) -> None:
+    def handle(peer: Peer) -> None:
+        for _ in range(2):
+            peer.read_request()
+            for _ in range(10):
+                assert waits.looked.acquire(timeout=LIMIT)
+            peer.respond(b'hello')
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.connect()
+    waits.sleeps = 0
+    for _ in range(2):
+        conn.send_request('GET', '/')
+        conn.read_response()
+        assert conn.readall() == b'hello'
+    assert waits.sleeps == 0
+
+
+def test_body_is_slept_for_and_so_is_the_next_answer(connect: Any, waits: Waits) -> None:
+    """While a thread sleeps, more of a body arrives, and it is received with fewer calls."""
+
+    def wait_for_sleep() -> None:
+        assert waits.slept.acquire(timeout=LIMIT)
 
     def handle(peer: Peer) -> None:
         peer.read_request()
-        for _ in range(10):
-            assert looked.acquire(timeout=LIMIT)
-        slept.clear()
+        # Those from connecting.
+        while waits.slept.acquire(blocking=False):
+            pass
         peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n')
-        assert slept.wait(LIMIT)
+        wait_for_sleep()
         peer.send(b'hello')
+        peer.read_request()
+        wait_for_sleep()
+        peer.respond(b'hello again')
         peer.read_to_eof()
 
-    monkeypatch.setattr(select, 'poll', Poll)
-    monkeypatch.setattr(dugong, 'MAX_BUSY_WAIT', LIMIT)
     conn = connect(handle)
-    conn.send_request('GET', '/')
-    sleeps = 0
-    conn.read_response()
-    assert sleeps == 0
-    assert conn.readall() == b'hello'
-    assert sleeps == 1
+    for body in (b'hello', b'hello again'):
+        conn.send_request('GET', '/')
+        conn.read_response()
+        assert conn.readall() == body
 
 
 @pytest.mark.slow
