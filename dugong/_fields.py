@@ -15,23 +15,26 @@ class ResponseFields(Message):
     """A message object for checked field lines, each with a CRLF before it.
 
     Most callers look up a field or two: these are searched in the text. Anything else a message
-    object can do begins with splitting all lines, into the list in which `Message` keeps them.
+    object can do begins with making it one, with all lines split into the list in which `Message`
+    keeps them.
     """
 
     _headers: List[Tuple[str, str]]
 
     def __init__(self, fields: str) -> None:
-        super().__init__()
-        # From now on a missing attribute, see `__getattr__`.
-        del self._headers
+        # What `Message` would set here is missing until it is asked for, see `__getattr__`.
         self._fields = fields
         self._lowered = fields.lower()
 
     def __getattr__(self, name: str) -> Any:
-        if name != '_headers':
+        state = dict(self.__dict__)
+        if '_fields' not in state or '_headers' in state or name.startswith('__'):
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+        super().__init__()
         self._headers = split_fields(self._fields)
-        return self._headers
+        # What the caller has set before stays.
+        self.__dict__.update(state)
+        return getattr(self, name)
 
     def get(self, name: str, failobj: Any = None) -> Any:
         """Return the value of the first field *name* (str), *failobj* if there is none."""

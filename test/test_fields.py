@@ -86,6 +86,15 @@ def test_copies_hold_the_same(copied: Any, split: bool) -> None:
     assert other['etag'] == '"a:b"' and other.items() == fields.items()
 
 
+def test_what_is_set_first_stays() -> None:
+    fields = ResponseFields(LINES)
+    fields.preamble = 'before'
+    fields.set_payload('content')
+    assert len(fields) == 5
+    assert (fields.preamble, fields.get_payload()) == ('before', 'content')
+    assert (fields.defects, fields.epilogue) == ([], None)
+
+
 def test_what_no_message_has() -> None:
     with pytest.raises(AttributeError, match="'ResponseFields' object has no attribute 'nothing'"):
         ResponseFields(LINES).nothing  # noqa: B018
