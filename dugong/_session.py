@@ -108,7 +108,6 @@ class Request:
         'body',
         'close',
         'content',
-        'expects_continue',
         'head',
         'interim_responses',
         'method',
@@ -126,7 +125,6 @@ class Request:
         self.source: Optional[Source] = None
         self.before = self.after = ''
         self.body = body
-        self.expects_continue = body.state is AWAIT_CONTINUE
         self.close = False
         self.upgrade = False
         self.sent = True
