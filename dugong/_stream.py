@@ -29,6 +29,7 @@ import os
 import select
 import socket
 import ssl
+import sys
 import threading
 import weakref
 from _thread import allocate_lock
@@ -77,6 +78,10 @@ _TLS_RECORD = 1 << 14
 # Records are received one after the other up to this many bytes; then a sender in another thread
 # gets its turn.
 _TLS_RUN = 1 << 18
+
+# Who wants at least so many bytes has the kernel be ready to receive that many ahead.
+_MUCH = 1 << 17
+_RECEIVE_AHEAD = 1 << 21
 
 # Before CPython 3.10, `ssl` refuses more than a C int at a time.
 _TLS_MAX = 1 << 30
@@ -132,6 +137,7 @@ class Stream:
         '_burst',
         '_close_lock',
         '_drained',
+        '_expects_much',
         '_need_receive',
         '_need_send',
         '_probe',
@@ -191,6 +197,8 @@ class Stream:
         self._drained = True
         # What was received last began with a response head, or nothing was received yet.
         self._received_head = True
+        # The kernel was told to be ready for much.
+        self._expects_much = False
         # Bytes received, and sent, since the last wait for that.
         self._burst = 0
         self._sent_burst = 0
@@ -485,6 +493,21 @@ class Stream:
         self._drained = drained
         return size
 
+    def _expect_much(self) -> None:
+        """Have the kernel be ready to receive `_RECEIVE_AHEAD` bytes.
+
+        The receive buffer that it begins with, for 64 KiB, may hardly grow where the network is
+        fast, and the server has to wait for the client again and again. To set the size of the
+        buffer would keep the kernel from making it larger still. Linux also makes room for what
+        it is told to wait for, and that has no such effect.
+        """
+
+        self._expects_much = True
+        if sys.platform == 'linux':
+            with suppress(OSError, ValueError, AttributeError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _RECEIVE_AHEAD)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
     def co_receive(self, view: memoryview, head: bool = False) -> Coroutine[int]:
         """Receive at least one byte into *view*; returns their number, 0 at the end.
 
@@ -493,6 +516,8 @@ class Stream:
         sleeps, more of it arrives, so that fewer calls are needed.
         """
 
+        if len(view) >= _MUCH and not self._expects_much:
+            self._expect_much()
         if self._drained and not self._at_end:
             self._burst = 0
             self.waiting_to_receive = True

@@ -10,6 +10,7 @@ import resource
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 from typing import Any, Callable, Iterator, List, Tuple
@@ -569,6 +570,37 @@ def test_body_is_slept_for_and_so_is_the_next_answer(connect: Any, waits: Waits)
         conn.send_request('GET', '/')
         conn.read_response()
         assert conn.readall() == body
+
+
+def receive_buffer(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the kernel is another one')
+def test_large_body_has_the_kernel_receive_ahead(connect: Any) -> None:
+    ahead = 1 << 21
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, ahead)
+        if receive_buffer(other) < ahead:
+            pytest.skip('the kernel does not do that')
+
+    def handle(peer: Peer) -> None:
+        for size in (1000, 200_000):
+            peer.read_request()
+            peer.respond(bytes(size))
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    conn.readall()
+    assert receive_buffer(conn._sock) < ahead
+    conn.send_request('GET', '/')
+    conn.read_response()
+    conn.readall()
+    assert receive_buffer(conn._sock) >= ahead
+    # Each byte wakes it up as before.
+    assert conn._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
 
 
 @pytest.mark.slow
