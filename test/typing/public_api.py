@@ -12,6 +12,7 @@ from dugong import (
     DNS_TEST_HOSTNAMES,
     HTTP_PORT,
     HTTPS_PORT,
+    MAX_BUSY_WAIT,
     MAX_HEADER_SIZE,
     MAX_LINE_SIZE,
     POLLIN,
@@ -38,10 +39,12 @@ from dugong import (
 )
 
 version: str = dugong.__version__
+limit: float = MAX_BUSY_WAIT
 sizes: List[int] = [BUFFER_SIZE, MAX_LINE_SIZE, MAX_HEADER_SIZE, HTTP_PORT, HTTPS_PORT]
 masks: List[int] = [POLLIN, POLLOUT]
 hosts: List[Tuple[str, int]] = list(DNS_TEST_HOSTNAMES)
 dugong.MAX_LINE_SIZE = 1000
+dugong.MAX_BUSY_WAIT = 0.0
 dugong.DNS_TEST_HOSTNAMES = (('localhost', 80), ('localhost', 81), ('localhost', 82))
 
 
