@@ -15,7 +15,7 @@ import asyncio
 import weakref
 
 from ._exceptions import ConnectionTimedOut
-from ._poll import POLLIN, POLLOUT, PollNeeded, timeout_message
+from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, timeout_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ else:
 #: the next turn of the loop, so that a coroutine for which data are always there cannot starve
 #: others.
 _MAX_IMMEDIATE = 64
-
-#: After looks in vain, at most so many waits begin without one.
-_MAX_UNLOOKED = 64
 
 
 class _Watch:
@@ -99,10 +96,8 @@ class AioFuture(_FutureOf['T']):
     # Shared by all loops; it need not be exact.
     _immediate = 0
 
-    # The waits that are still to begin without a look, and how many there were at last; shared
-    # as well.
-    _unlooked = 0
-    _pause = 0
+    # Shared as well.
+    _looks = Looks()
 
     def __init__(
         self,
@@ -186,11 +181,10 @@ class AioFuture(_FutureOf['T']):
             # What cannot be watched, a file for instance, may look as if it were always ready.
             self._watch(need)
             need._watched = True
-        elif AioFuture._unlooked:
-            AioFuture._unlooked -= 1
-            self._watch(need)
-        else:
+        elif AioFuture._looks.due():
             self._look_handle = self._aio_loop.call_soon(self._look, need)
+        else:
+            self._watch(need)
 
     def _look(self, need: PollNeeded) -> None:
         """Go on if *need* is met by now, else have the loop watch for it."""
@@ -198,11 +192,9 @@ class AioFuture(_FutureOf['T']):
         self._look_handle = None
         error = None
         try:
-            if need.poll(0):
-                AioFuture._pause = 0
-            else:
-                AioFuture._pause = min(2 * AioFuture._pause + 1, _MAX_UNLOOKED)
-                AioFuture._unlooked = AioFuture._pause
+            found = need.poll(0)
+            AioFuture._looks.note(found)
+            if not found:
                 self._watch(need)
                 return
         except Exception as exc:

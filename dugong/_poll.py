@@ -39,8 +39,35 @@ POLLOUT: int = getattr(select, 'POLLOUT', 4)
 # poll() takes a C int of milliseconds. Nobody will notice that infinity ends after 24 days.
 _MAX_SECONDS = (2**31 - 1) // 1000
 
-# After a busy wait in vain, at most so many waits for the same thing begin without one.
-_MAX_PAUSE = 64
+
+class Looks:
+    """Decides which waits begin with a look, as one that is in vain costs more than it may save.
+
+    After one in vain, some waits begin without: 1, then 3, 7, … and at most `_MAX`, until a look
+    succeeds. It need not be exact when several threads use it.
+    """
+
+    __slots__ = ('_left', '_pause')
+
+    _MAX = 64
+
+    def __init__(self) -> None:
+        # The waits that are still to begin without a look, and how many there were at last.
+        self._left = 0
+        self._pause = 0
+
+    def due(self) -> bool:
+        """Tell whether the wait that begins now is to have a look."""
+
+        if self._left:
+            self._left -= 1
+            return False
+        return True
+
+    def note(self, found: bool) -> None:
+        """Note the outcome of a look."""
+
+        self._left = self._pause = 0 if found else min(2 * self._pause + 1, self._MAX)
 
 
 class PollNeeded(_PollNeeded):
@@ -55,11 +82,8 @@ class PollNeeded(_PollNeeded):
     # Whether an event loop has shown that it can wait for this.
     _watched = False
 
-    # Whether what is waited for may come so soon that to sleep would take longer. For such waits:
-    # how many are still to begin without a busy wait, and how many there were at last.
-    _may_be_brief = False
-    _unlooked = 0
-    _pause = 0
+    # There if what is waited for may come so soon that to sleep would take longer.
+    _busy_waits: Optional[Looks] = None
 
     def __reduce__(self) -> Tuple[Any, ...]:
         # Without the poll object.
@@ -83,34 +107,34 @@ class PollNeeded(_PollNeeded):
         poller = self.__dict__.pop('_poller', None)
         if poller is None:
             poller = make_poller(self.fd, self.mask)
-        if self._may_be_brief and milliseconds != 0:
-            ready = self._busy_wait(poller, timeout) or bool(poller.poll(milliseconds))
-        else:
+        busy_waits = self._busy_waits
+        ready = False
+        if busy_waits is not None and milliseconds != 0 and busy_waits.due():
+            ready = _busy_wait(poller, timeout)
+            busy_waits.note(ready)
+        if not ready:
             ready = bool(poller.poll(milliseconds))
         self.__dict__['_poller'] = poller
         return ready
 
-    def _busy_wait(self, poller: Any, timeout: Optional[float]) -> bool:
-        """Look again and again for up to `MAX_BUSY_WAIT` seconds, if that has succeeded before.
 
-        For the system, to put a thread to sleep and to wake it up is tens of microseconds of
-        work, on a virtual machine more.
-        """
+def _busy_wait(poller: Any, timeout: Optional[float]) -> bool:
+    """Look again and again for up to `MAX_BUSY_WAIT` seconds.
 
-        if self._unlooked:
-            self._unlooked -= 1
-            return False
-        found = bool(poller.poll(0))
-        if not found:
-            limit: float = package.MAX_BUSY_WAIT
-            if timeout is not None and timeout < limit:
-                limit = timeout
-            limit += perf_counter()
-            while not found and perf_counter() < limit:
-                found = bool(poller.poll(0))
-        self._pause = 0 if found else min(2 * self._pause + 1, _MAX_PAUSE)
-        self._unlooked = self._pause
-        return found
+    For the system, to put a thread to sleep and to wake it up is tens of microseconds of work, on
+    a virtual machine more.
+    """
+
+    if poller.poll(0):
+        return True
+    limit: float = package.MAX_BUSY_WAIT
+    if timeout is not None and timeout < limit:
+        limit = timeout
+    limit += perf_counter()
+    while perf_counter() < limit:
+        if poller.poll(0):
+            return True
+    return False
 
 
 class _SelectPoller:

@@ -755,16 +755,8 @@ class Session:
     def _body_to_write(self) -> RequestBody:
         """Return the request body that is being written, or raise why there is none."""
 
-        body = self.upload
-        if (
-            body is not None
-            and body.state is WRITING
-            and self.fault is self.send_fault is None
-            and self.ended is None
-            and not self.stream.closed
-        ):
-            return body
         self._check_writing()
+        body = self.upload
         if body is None:
             raise StateError('no request body is being written')
         try:

@@ -37,7 +37,7 @@ from contextlib import suppress
 from time import monotonic, sleep
 
 from ._exceptions import ConnectionClosed, ConnectionTimedOut
-from ._poll import POLLIN, POLLOUT, PollNeeded, eval_coroutine, make_poller
+from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, eval_coroutine, make_poller
 from ._resolve import is_numeric, resolve
 from ._settings import package
 
@@ -397,7 +397,7 @@ class Stream:
         self._readable = PollNeeded(descriptor, POLLIN)
         # The same, but for the answer to a request that has just been sent.
         self._answered = PollNeeded(descriptor, POLLIN)
-        self._answered._may_be_brief = True
+        self._answered._busy_waits = Looks()
         # The bare method of a poll object, for a look before each request.
         self._probe = make_poller(descriptor, POLLIN).poll
         self._writable = PollNeeded(descriptor, POLLOUT)
@@ -552,9 +552,7 @@ class Stream:
         Mostly that is all of them, and so there is no need for a coroutine.
         """
 
-        if self._sent_burst >= BURST:
-            return 0
-        return self.try_send(data) or 0
+        return 0 if self.must_wait_to_send else self.try_send(data) or 0
 
     def try_send(self, data: Data) -> Optional[int]:
         """Send as much of *data* as is possible without waiting.

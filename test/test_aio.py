@@ -45,6 +45,7 @@ from dugong import (
     PollNeeded,
     StateError,
 )
+from dugong._poll import Looks
 
 Pair = Tuple[socket.socket, socket.socket]
 Main = Callable[[], Awaitable[Any]]
@@ -1084,7 +1085,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 @pytest.fixture
 def looking() -> Iterator[None]:
     """No looks in vain before, whatever other tests have waited for."""
-    AioFuture._unlooked = AioFuture._pause = 0
+    AioFuture._looks = Looks()
     yield
 
 

@@ -25,6 +25,7 @@ from dugong import (
     eval_coroutine,
     is_temp_network_error,
 )
+from dugong._poll import Looks
 
 Pair = Tuple[socket.socket, socket.socket]
 
@@ -254,7 +255,7 @@ def test_descriptor_above_1024(pair: Pair) -> None:
 def brief(fd: int = 0) -> PollNeeded:
     """Return what the library waits for when it expects an answer."""
     need = PollNeeded(fd, POLLIN)
-    need._may_be_brief = True
+    need._busy_waits = Looks()
     return need
 
 
