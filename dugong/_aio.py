@@ -160,6 +160,9 @@ class AioFuture(_FutureOf['T']):
             self._conclude(None, exc)
         finally:
             self._stepping = False
+            if self._must_cancel and not self.done():
+                # A signal handler has asked for that after the coroutine had to wait.
+                self.cancel()
 
     def _conclude(self, result: Any, error: Optional[BaseException]) -> None:
         """Complete the future, now or if it is late for that, in the next turn of the loop."""
