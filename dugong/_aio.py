@@ -126,25 +126,34 @@ class AioFuture(_FutureOf['T']):
         self._step()
         self._late = False
 
-    def _step(self, error: Optional[BaseException] = None) -> None:
-        """Run the coroutine until it has to wait again, or ends."""
+    def _step(
+        self, error: Optional[BaseException] = None, unmet: Optional[PollNeeded] = None
+    ) -> None:
+        """Run the coroutine until it has to wait again, or ends.
 
-        # The watchers have to go before the coroutine gets a chance to close the descriptor.
-        self._stop_waiting()
+        After a look in vain, *unmet* is what it still has to wait for before it is run.
+        """
+
         self._stepping = True
         try:
-            while True:
-                need = next(self._crt) if error is None else self._crt.throw(error)
+            # The watchers have to go before the coroutine gets a chance to close the descriptor.
+            self._stop_waiting()
+            need = unmet
+            # A signal handler may have cancelled it just before.
+            while not self.done():
+                if need is None:
+                    need = next(self._crt) if error is None else self._crt.throw(error)
                 if self._must_cancel:
                     self._crt.close()
                     super().cancel()
                     return
                 try:
-                    self._wait(need)
+                    self._wait(need, look=need is not unmet)
                     return
                 except Exception as exc:
                     # It cannot wait for that, and shall know.
                     self._stop_waiting()
+                    need = None
                     error = exc
         except StopIteration as exc:
             if self._must_cancel:
@@ -171,12 +180,17 @@ class AioFuture(_FutureOf['T']):
             self._late = False
             AioFuture._immediate = 0
             self._conclusion = self._aio_loop.call_soon(self._conclude, result, error)
-        elif error is None:
+            return
+        # A signal handler may have cancelled it in that turn. From here on, it cannot.
+        self._stepping = True
+        if self.done():
+            return
+        if error is None:
             self.set_result(result)
         else:
             self.set_exception(error)
 
-    def _wait(self, need: PollNeeded) -> None:
+    def _wait(self, need: PollNeeded, look: bool) -> None:
         if not isinstance(need, PollNeeded):
             raise TypeError(f'coroutine must yield PollNeeded, not {type(need).__name__}')
         AioFuture._immediate = 0
@@ -184,7 +198,7 @@ class AioFuture(_FutureOf['T']):
             # What cannot be watched, a file for instance, may look as if it were always ready.
             self._watch(need)
             need._watched = True
-        elif AioFuture._looks.due():
+        elif look and AioFuture._looks.due():
             self._look_handle = self._aio_loop.call_soon(self._look, need)
         else:
             self._watch(need)
@@ -192,17 +206,14 @@ class AioFuture(_FutureOf['T']):
     def _look(self, need: PollNeeded) -> None:
         """Go on if *need* is met by now, else have the loop watch for it."""
 
-        self._look_handle = None
         error = None
         try:
             found = need.poll(0)
             AioFuture._looks.note(found)
-            if not found:
-                self._watch(need)
-                return
         except Exception as exc:
+            found = True
             error = exc
-        self._step(error)
+        self._step(error, None if found else need)
 
     def _watch(self, need: PollNeeded) -> None:
         loop = self._aio_loop
@@ -241,6 +252,7 @@ class AioFuture(_FutureOf['T']):
             # The coroutine itself, or a signal handler, has called this.
             self._must_cancel = True
             return True
+        self._stepping = True
         if self._conclusion is not None:
             self._conclusion.cancel()
         # Before the coroutine gets a chance to close the descriptor.

@@ -533,6 +533,86 @@ def test_cancel_from_within(run: Runner, pair: Pair, when: str, then: str) -> No
     run(main)
 
 
+@pytest.mark.parametrize('waits', [True, False])
+def test_cancel_by_a_signal_handler_at_any_moment(
+    looking: None, run: Runner, pair: Pair, waits: bool
+) -> None:
+    """The bridge is hit at each of its lines in turn."""
+    file = AioFuture.cancel.__code__.co_filename
+    ours, theirs = pair
+    fd = ours.fileno()
+    trace_before = sys.gettrace()
+    ran: List[str] = []
+    lines = number = 0
+    future: Any = None
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        code = frame.f_code
+        known = code.co_filename == file and code.co_name != '__init__'
+        return trace_lines if known else None
+
+    def trace_lines(frame: Any, event: str, _: Any) -> Any:
+        nonlocal future, lines
+        if isinstance(frame.f_locals.get('self'), AioFuture):
+            future = frame.f_locals['self']
+        lines += event == 'line' and future is not None
+        if event == 'line' and lines == number:
+            # This does what a handler would do: it runs between two steps of the interpreter.
+            future.cancel()
+        return trace_lines
+
+    def wait() -> 'Crt[str]':
+        ran.append('from the beginning')
+        try:
+            if waits:
+                yield PollNeeded(fd, POLLOUT)
+            readable = PollNeeded(fd, POLLIN)
+            # Watched, found by a look, and watched after a look in vain.
+            for _ in range(3 * waits):
+                yield readable
+                ours.recv(1)
+            return 'result'
+        finally:
+            ran.append('to the end')
+
+    async def main() -> bool:
+        nonlocal future, lines
+        future, lines = None, 0
+        theirs.send(b'he')
+        # If it does not wait, it is completed in the next turn of the loop.
+        AioFuture._immediate = sys.maxsize
+        sys.settrace(trace)
+        try:
+            waiting = AioFuture(wait())
+            await turns(6)
+            theirs.send(b'y')
+            with contextlib.suppress(asyncio.CancelledError):
+                assert await waiting == 'result'
+        finally:
+            sys.settrace(trace_before)
+        assert ran in ([], ['from the beginning', 'to the end']), number
+        ran.clear()
+        loop = asyncio.get_running_loop()
+        assert not loop.remove_reader(fd)
+        assert not loop.remove_writer(fd)
+        await turns(2)
+        with contextlib.suppress(BlockingIOError):
+            ours.recv(10)
+        return waiting.cancelled()
+
+    async def all_lines() -> None:
+        nonlocal number
+        cancelled = 0
+        while lines >= number:
+            number += 1
+            AioFuture._looks = Looks()
+            cancelled += await main()
+            assert run.problems == [], number
+        assert cancelled > (50 if waits else 10)
+
+    run(all_lines)
+
+
 def test_cancel_if_closing_raises(run: Runner, pair: Pair) -> None:
     def crt() -> 'Crt[None]':
         try:

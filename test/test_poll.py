@@ -327,6 +327,15 @@ def test_timeout_limits_the_busy_wait(polls: Polls, monkeypatch: pytest.MonkeyPa
     assert polls.sleeps() == [2]
 
 
+def test_stopped_clock_does_not_make_a_busy_wait_endless(
+    polls: Polls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('dugong._poll.perf_counter', lambda: 1.0)
+    polls.in_vain = 100_000
+    brief().poll()
+    assert polls.sleeps() == [None]
+
+
 def test_signal_handler_ends_a_busy_wait(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dugong, 'MAX_BUSY_WAIT', 100 * LIMIT)
     need = brief(pair[0].fileno())
