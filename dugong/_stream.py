@@ -79,8 +79,10 @@ _TLS_RECORD = 1 << 14
 # gets its turn.
 _TLS_RUN = 1 << 18
 
-# Who wants at least so many bytes has the kernel be ready to receive that many ahead.
+# So many bytes are worth a word with the kernel.
 _MUCH = 1 << 17
+
+# It is to be ready to receive that many ahead of who wants much.
 _RECEIVE_AHEAD = 1 << 21
 
 # Before CPython 3.10, `ssl` refuses more than a C int at a time.
@@ -571,7 +573,10 @@ class Stream:
                 if len(data) > _TLS_MAX:
                     data = memoryview(data)[:_TLS_MAX]
                 with lock:
-                    size = self.sock.send(data)
+                    if len(data) >= _MUCH:
+                        size = self._send_records(data)
+                    else:
+                        size = self.sock.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError):
             self._need_send = self._writable
             return None
@@ -584,6 +589,27 @@ class Stream:
             self._trace.write(memoryview(data)[:size])
         self._count_sent(size, len(data))
         return size
+
+    def _send_records(self, data: Data) -> int:
+        """Send *data*, which takes many TLS records.
+
+        OpenSSL makes a system call for each of them. Without the cork, each would be sent at once,
+        in a packet of its own or with an incomplete one at its end.
+        """
+
+        self._cork(True)
+        try:
+            size: int = self.sock.send(data)
+        finally:
+            self._cork(False)
+        return size
+
+    def _cork(self, on: bool) -> None:
+        """Have the kernel keep an incomplete packet until there is more, or *on* is false."""
+
+        if sys.platform == 'linux':
+            with suppress(OSError, ValueError, AttributeError):
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     @property
     def vectored(self) -> bool:
