@@ -544,7 +544,10 @@ class Stream:
             return True
         if self._tls_lock is not None and self.sock.pending():
             return True
-        return bool(self._probe(0))
+        found = bool(self._probe(0))
+        # After a body that was received to its last byte, this is the first to tell.
+        self._drained = not found
+        return found
 
     # Sending
 

@@ -572,6 +572,48 @@ def test_body_is_slept_for_and_so_is_the_next_answer(connect: Any, waits: Waits)
         assert conn.readall() == body
 
 
+def test_answer_after_a_large_body_is_not_received_in_vain(connect: Any) -> None:
+    """A failing call costs more than to wait first."""
+    in_vain = 0
+
+    class Counting(socket.socket):
+        __slots__ = ()
+
+        def recv_into(self, *args: Any) -> int:
+            nonlocal in_vain
+            try:
+                return super().recv_into(*args)
+            except BlockingIOError:
+                in_vain += 1
+                raise
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.respond(body)
+        peer.read_request()
+        assert asked.wait(LIMIT)
+        peer.respond(b'small')
+        peer.read_to_eof()
+
+    body = bytes(1_000_000)
+    asked = threading.Event()
+    conn = connect(handle)
+    conn.connect()
+    conn._sock.__class__ = Counting
+    conn.send_request('GET', '/')
+    conn.read_response()
+    assert conn.readall() == body
+    conn.send_request('GET', '/')
+    in_vain = 0
+    response = conn.co_read_response()
+    # It waits.
+    next(response)
+    assert in_vain == 0
+    asked.set()
+    assert dugong.eval_coroutine(response, LIMIT).status == 200
+    assert conn.readall() == b'small'
+
+
 def receive_buffer(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
