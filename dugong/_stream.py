@@ -34,7 +34,7 @@ import threading
 import weakref
 from _thread import allocate_lock
 from contextlib import suppress
-from time import monotonic, sleep
+from time import sleep
 
 from ._exceptions import ConnectionClosed, ConnectionTimedOut
 from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, eval_coroutine, make_poller
@@ -43,7 +43,7 @@ from ._settings import package
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, List, NoReturn, Optional, Sequence, Tuple, Union
 
     from ._poll import Coroutine
     from ._resolve import AddressInfo
@@ -239,14 +239,20 @@ class Stream:
         """
 
         addresses = yield from self._co_resolve()
+        # Without tracebacks, which would refer to this frame.
         failures: List[Tuple[Any, Exception]] = []
         for info in addresses:
             try:
                 yield from self._co_connect_address(info)
-            except (OSError, ConnectionTimedOut) as exc:
-                failures.append((info[4], exc))
-            else:
                 break
+            except ConnectionTimedOut as exc:
+                self.sender_waits = False
+                failures.append((info[4], exc.with_traceback(None)))
+            except OSError as exc:
+                if self.sender_waits:
+                    # Thrown in by who drives this: not a failure of the address.
+                    raise
+                failures.append((info[4], exc.with_traceback(None)))
         else:
             raise self._all_failed(failures) from failures[-1][1]
         self._set_socket(self.sock)
@@ -302,7 +308,7 @@ class Stream:
                 need = PollNeeded(sock.fileno(), POLLOUT)
                 result = None
                 while result is None:
-                    yield need
+                    yield from self._co_sender_waits(need)
                     self._check_open()
                     result = _connect_result(sock)
                 code = result
@@ -351,7 +357,7 @@ class Stream:
                 suppress_ragged_eofs=False,
             )
         except OSError as exc:
-            raise self._translated(exc, when) from exc
+            self._reraise(exc, when)
         self._set_socket(sock)
         self.tls = True
         self.ignores_missing_notice = bool(context.options & _IGNORE_UNEXPECTED_EOF)
@@ -366,7 +372,7 @@ class Stream:
             except ssl.SSLWantWriteError:
                 need = self._writable
             except (OSError, ValueError) as exc:
-                raise self._translated(exc, when) from exc
+                self._reraise(exc, when)
             yield need
 
     def set_connected(self) -> None:
@@ -453,7 +459,7 @@ class Stream:
             if isinstance(exc, ssl.SSLError) and _is_ragged_eof(exc):
                 self._at_end = self.ended_without_notice = True
                 return 0
-            raise self._translated(exc, 'while receiving') from exc
+            self._reraise(exc, 'while receiving')
         if size:
             if self._trace is not None:
                 self._trace.write(view[:size])
@@ -473,19 +479,26 @@ class Stream:
 
         error, self._tls_error = self._tls_error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # The traceback refers to this frame; do not let the frame refer to it.
+                del error
         sock = self.sock
         limit = min(len(view), _TLS_RUN)
         drained = False
+        # The slices are released because the traceback of an error keeps the frames of `ssl`.
         with lock:
-            size: int = sock.recv_into(view[:limit])
+            with view[:limit] as part:
+                size: int = sock.recv_into(part)
             last = size
             try:
                 while last and size < limit:
                     if last < _TLS_RECORD and not sock.pending():
                         drained = True
                         break
-                    last = sock.recv_into(view[size:limit])
+                    with view[size:limit] as part:
+                        last = sock.recv_into(part)
                     size += last
             except ssl.SSLWantReadError:
                 drained = True
@@ -587,7 +600,7 @@ class Stream:
             self._need_send = self._readable
             return None
         except (OSError, ValueError, AttributeError) as exc:
-            raise self._translated(exc, 'while sending') from exc
+            self._reraise(exc, 'while sending')
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
         self._count_sent(size, len(data))
@@ -631,7 +644,7 @@ class Stream:
             self._need_send = self._writable
             return None
         except (OSError, ValueError) as exc:
-            raise self._translated(exc, 'while sending') from exc
+            self._reraise(exc, 'while sending')
         if self._trace is not None:
             self._trace.write(b''.join(pieces)[:size])
         self._count_sent(size, sum(map(len, pieces)))
@@ -667,7 +680,7 @@ class Stream:
                 errno.EIO,
             ):
                 raise NotImplementedError from exc
-            raise self._translated(exc, 'while sending') from exc
+            self._reraise(exc, 'while sending')
         self._count_sent(sent, size)
         return sent
 
@@ -693,8 +706,9 @@ class Stream:
         Until then it may be in the middle of a system call, the outcome of which is not noted.
         """
 
-        limit = monotonic() + 1
-        while self.sending.locked() and not self.sender_waits and monotonic() < limit:
+        for _ in range(5000):
+            if self.sender_waits or not self.sending.locked():
+                break
             sleep(0.0002)
 
     def co_wait_send_or_role(self, still_barred: Callable[[], bool]) -> Coroutine[None]:
@@ -774,17 +788,21 @@ class Stream:
         if self.closed:
             raise self._closed_error()
 
-    def _translated(self, exc: Exception, when: str) -> Exception:
-        """Return what to raise for *exc*, an error of the socket."""
+    def _reraise(self, exc: Exception, when: str) -> NoReturn:
+        """Raise what *exc*, an error of the socket that is being handled, means to the caller."""
 
-        if self.closed:
-            return self._closed_error()
-        where = f'{when}, {self.host}:{self.port}'
-        if isinstance(exc, ConnectionError) or _is_tls_eof(exc):
-            return ConnectionClosed(f'server closed the connection {where}: {exc}')
-        if isinstance(exc, OSError) and exc.errno in _GONE or self._is_descriptor_closed():
-            return ConnectionClosed(f'socket was closed {where}: {exc}')
-        return exc
+        try:
+            if self.closed:
+                raise self._closed_error() from exc
+            where = f'{when}, {self.host}:{self.port}'
+            if isinstance(exc, ConnectionError) or _is_tls_eof(exc):
+                raise ConnectionClosed(f'server closed the connection {where}: {exc}') from exc
+            if isinstance(exc, OSError) and exc.errno in _GONE or self._is_descriptor_closed():
+                raise ConnectionClosed(f'socket was closed {where}: {exc}') from exc
+            raise exc
+        finally:
+            # The traceback refers to this frame; do not let the frame refer to it.
+            del exc
 
     def _is_descriptor_closed(self) -> bool:
         try:

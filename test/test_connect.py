@@ -333,6 +333,22 @@ def test_address_that_does_not_answer_is_given_up(
             assert conn._sock.getpeername() == server.address
 
 
+def test_exception_thrown_in_is_no_failure_of_an_address(
+    monkeypatch: pytest.MonkeyPatch, serve: Any
+) -> None:
+    server = serve(answer_all())
+    with black_hole() as address:
+        resolve_to(monkeypatch, address, server.address)
+        with HTTPConnection(address[0]) as conn:
+            attempt = conn.co_connect()
+            next(attempt)
+            error = TimeoutError('of a signal handler')
+            with pytest.raises(TimeoutError) as info:
+                attempt.throw(error)
+            assert info.value is error
+            assert conn._sock is None
+
+
 def test_family_that_the_system_does_not_have(monkeypatch: pytest.MonkeyPatch, serve: Any) -> None:
     server = serve(answer_all())
     real = socket.socket
