@@ -222,10 +222,11 @@ class HTTPConnection(io.BufferedIOBase):
             return Stream(*self._proxy_address)
         return Stream(self._host, self._port)
 
-    def _start_session(self, old: Session) -> Session:
+    def _start_session(self, old: Session, lost: Optional[str] = None) -> Session:
         """Replace *old*, which is over, by a session that is not connected yet.
 
-        If another thread has replaced it meanwhile, that session counts.
+        If another thread has replaced it meanwhile, that session counts. *lost* tells why
+        something has been lost that nobody was told of yet.
         """
 
         with self._session_lock:
@@ -233,6 +234,7 @@ class HTTPConnection(io.BufferedIOBase):
                 # A reader may still be at work in the buffer of the old one.
                 new = Session(self._new_stream(), _Buffer(old.buf.size))
                 new.sender = old.sender
+                new.lost = lost
                 self._session = new
             return self._session
 
@@ -255,7 +257,7 @@ class HTTPConnection(io.BufferedIOBase):
             stream.set_connected()
         except BaseException as exc:
             stream.abort(f'connecting {how_it_ended(exc)}')
-            self._start_session(session)
+            self._start_session(session, session.lost)
             raise
         debug('connected to %s:%d', stream.host, stream.port)
 
@@ -277,7 +279,7 @@ class HTTPConnection(io.BufferedIOBase):
         session = self._session
         if session.stream.connected or session.stream.closed:
             self.disconnect()
-            session = self._start_session(session)
+            session = self._start_session(session, session.loss)
         yield from session.co_connect(self._co_connect_session)
 
     def disconnect(self) -> None:
@@ -290,7 +292,7 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         session = self._session
-        outstanding = session.outstanding
+        outstanding = session.outstanding or session.lost is not None
         session.stream.abort()
         if not outstanding:
             self._start_session(session)
@@ -479,7 +481,7 @@ class HTTPConnection(io.BufferedIOBase):
 
         session = self._session
         if session.stream.forgotten:
-            return self._start_session(session)
+            return self._start_session(session, session.loss)
         return session
 
     def write(self, buf: Any) -> None:  # type: ignore[override]

@@ -273,6 +273,7 @@ class _Pipeline:
         if session is None:
             session = conn._session_for_sending()
             session.raise_fault()
+            session.lost = None
             if session.outstanding:
                 raise StateError('a pipeline cannot start while something else is outstanding')
             self._session = session

@@ -95,13 +95,6 @@ class PollNeeded(_PollNeeded):
         `None` waits for ever, 0 does not wait. A signal handler that raises ends the wait.
         """
 
-        if timeout is None:
-            milliseconds = None
-        elif timeout == 0:
-            milliseconds = 0
-        else:
-            # Rounded up: a wait must not end before its time and count as timed out.
-            milliseconds = math.ceil(min(max(0, timeout), _MAX_SECONDS) * 1000)
         # The poll object is kept, as making one costs as much as polling. It is taken away
         # for the time of the wait because it refuses to be used by two threads at once.
         poller = self.__dict__.pop('_poller', None)
@@ -109,10 +102,17 @@ class PollNeeded(_PollNeeded):
             poller = make_poller(self.fd, self.mask)
         busy_waits = self._busy_waits
         ready = False
-        if busy_waits is not None and milliseconds != 0 and busy_waits.due():
+        if busy_waits is not None and (timeout is None or timeout > 0) and busy_waits.due():
             ready = _busy_wait(poller, timeout)
             busy_waits.note(ready)
+            if timeout is not None:
+                timeout -= package.MAX_BUSY_WAIT
         if not ready:
+            if timeout is None:
+                milliseconds = None
+            else:
+                # Rounded up: a wait must not end before its time and count as timed out.
+                milliseconds = math.ceil(min(max(0, timeout), _MAX_SECONDS) * 1000)
             ready = bool(poller.poll(milliseconds))
         self.__dict__['_poller'] = poller
         return ready

@@ -17,11 +17,11 @@ In the last two cases requests count as outstanding without being sent.
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import deque
 from contextlib import suppress
 from io import BytesIO
-from time import monotonic
 
 from ._body import (
     AWAIT_CONTINUE,
@@ -84,7 +84,9 @@ _WAIT_FOR_KNOWN_SENDER = 60.0
 # How often it looks whether that thread is still alive.
 _LIVENESS_INTERVAL = 0.1
 
+# Reasons why a session is ending, or has ended.
 _NOT_SENT_IN_FULL = 'the request body was not sent in full'
+_CLOSED_AS_ANNOUNCED = 'server closed the connection after the previous response'
 
 # So many pieces that come out of the buffer at once must be small.
 _MANY = 64
@@ -173,6 +175,7 @@ class Session:
         'closing',
         'ended',
         'fault',
+        'lost',
         'pending',
         'response',
         'send_fault',
@@ -202,6 +205,9 @@ class Session:
         self._early_head: Optional[ResponseHead] = None
         # What a framing error has taken out of the buffer.
         self._consumed = b''
+        # Why something was lost with the session before this one. Reading and writing report that
+        # until a request is sent.
+        self.lost: Optional[str] = None
         # Bytes that the present send operation has sent.
         self._sent = 0
         # The thread that sent last, and what wakes up a reader that waits for one to send.
@@ -221,6 +227,12 @@ class Session:
         """Whether an answer is outstanding or partly read, or a request partly sent."""
 
         return bool(self.pending) or self.reading_body or self.writing_body
+
+    @property
+    def loss(self) -> Optional[str]:
+        """Why something is lost with this session, which is given up; `None` if nothing is."""
+
+        return self.stream.cause if self.outstanding else self.lost
 
     @property
     def response_pending(self) -> bool:
@@ -252,7 +264,7 @@ class Session:
             return True
         pending = self.pending
         if not pending:
-            return False
+            return self.lost is not None or self.send_fault is not None
         return pending[0].body.state is not WRITING or self.stream.sending.locked()
 
     def wait_for_sender(self, timeout: Optional[float]) -> bool:
@@ -266,9 +278,10 @@ class Session:
         me = threading.current_thread()
         if threading.active_count() <= 1 or (self.writing_body and self.sender is me):
             return False
-        began = monotonic()
         if self._sender_sought is None:
             self._sender_sought = threading.Condition()
+        # Counted, as a test may have stopped the clock.
+        waited = 0.0
         with self._sender_sought:
             while not self.answer_coming:
                 sender = self.sender
@@ -277,10 +290,11 @@ class Session:
                     limit = _WAIT_FOR_KNOWN_SENDER
                 if timeout is not None:
                     limit = min(limit, timeout)
-                left = began + limit - monotonic()
-                if left <= 0:
+                if waited >= limit:
                     return False
-                self._sender_sought.wait(min(left, _LIVENESS_INTERVAL))
+                interval = min(limit - waited, _LIVENESS_INTERVAL)
+                if not self._sender_sought.wait(interval):
+                    waited += interval
         if stream.forgotten:
             raise ConnectionClosed(stream.cause)
         return True
@@ -302,6 +316,14 @@ class Session:
             raise type(fault)(fault.msg)
         if stream.closed and (self.ended is None or stream.forgotten):
             raise ConnectionClosed(stream.cause)
+
+    def _raise_loss(self) -> None:
+        if self.lost is not None:
+            raise ConnectionClosed(self.lost)
+
+    def _check_connected(self) -> None:
+        if self.stream.sock is None:
+            raise ConnectionClosed(self.stream.cause if self.stream.closed else 'not connected')
 
     def fail(self, fault: _GeneralError, abort: bool = True) -> None:
         """Let every call from now on raise *fault*, unless there is an earlier one."""
@@ -354,6 +376,7 @@ class Session:
         self.enter_sending()
         try:
             self._check_sending()
+            self.lost = None
             if (
                 stream.connected
                 and not self.pending
@@ -373,23 +396,23 @@ class Session:
             connected = stream.connected
             if connected and request.source is not None:
                 request.prepare_source()
-            # It is outstanding from now on, so that a reader can wait for the answer.
-            self.pending.append(request)
-            self.announce()
-            if not connected:
-                try:
+            self._sent = 0
+            try:
+                # It is outstanding from now on, so that a reader can wait for the answer.
+                self.pending.append(request)
+                self.announce()
+                if not connected:
                     yield from connect(self)
                     if request.source is not None:
                         # Not before, as a failing connect must not take anything from it.
                         request.prepare_source()
-                except BaseException:
-                    self._withdraw(request)
-                    raise
-            self._sent = 0
-            self.upload = None
-            try:
+                    connected = True
                 head = request.head
                 content = request.content
+                # Set first: if a signal handler strikes after the head has gone, nothing but the
+                # body may follow.
+                follows = content is None and request.source is None
+                self.upload = request.body if follows and request.body is not NO_BODY else None
                 if content is None or len(content) < _JOIN:
                     # One segment, and one TLS record, for a small message.
                     message = head if content is None else head + content
@@ -403,13 +426,14 @@ class Session:
                     self.closing = 'the request asked the server to close the connection'
                 if request.source is not None:
                     yield from self._co_send_rest(request, request.source)
+                elif content is not None:
+                    request.body.finish()
             except BaseException as exc:
-                self._sending_failed(request, exc)
+                if connected:
+                    self._sending_failed(request, exc)
+                else:
+                    self._withdraw(request)
                 raise
-            if request.content is not None:
-                request.body.finish()
-            elif request.source is None and request.body is not NO_BODY:
-                self.upload = request.body
         finally:
             # The caller may want to do something with its memory again.
             request.content = request.source = None
@@ -417,7 +441,7 @@ class Session:
 
     def _check_sending(self) -> None:
         self.raise_fault()
-        if self.send_fault is not None:
+        if self.send_fault is not None and self.ended is not _CLOSED_AS_ANNOUNCED:
             raise ConnectionClosed(self.send_fault.msg)
         upload = self.upload
         if upload is not None and upload.state is not COMPLETE:
@@ -666,7 +690,7 @@ class Session:
                 head = self._buffered_head()
         except (InvalidResponse, UnsupportedResponse):
             head = None
-        if head is not None and head.status == 408 and closes_connection(head):
+        if head is not None and self._is_idle_timeout(head):
             self._early_head = head
             self.closing = 'server closed the idle connection with status 408'
         elif found:
@@ -674,6 +698,24 @@ class Session:
                 f'server sent {len(found)} bytes beyond the end of the last response: '
                 f'{excerpt(found)}'
             )
+
+    def _is_idle_timeout(self, head: ResponseHead) -> bool:
+        """Whether *head* announces that an idle connection is closed, and its body is there.
+
+        If the body has no length, its end shows when it is read.
+        """
+
+        if head.status != 408 or not closes_connection(head):
+            return False
+        stream, buf = self.stream, self.buf
+        body = self._body_of('GET', head)
+        if body.state is DATA:
+            while len(buf) < min(body.remaining, buf.size) and stream.may_receive():
+                size = stream.try_receive(buf.space())
+                if not size:
+                    break
+                buf.e += size
+        return body.error is None and not (body.state is DATA and len(buf) < body.remaining)
 
     def co_write(self, data: Any) -> Coroutine[None]:
         """Send body data: a bytes-like object, or what a binary stream has."""
@@ -744,6 +786,7 @@ class Session:
 
     def _check_writing(self) -> None:
         self.raise_fault()
+        self._raise_loss()
         if self.send_fault is not None:
             raise ConnectionClosed(self.send_fault.msg)
         cause = self.ended
@@ -794,6 +837,9 @@ class Session:
             if self.reading_body:
                 raise StateError('the body of the previous response was not read to its end')
             if not pending:
+                self._raise_loss()
+                if self.send_fault is not None:
+                    raise ConnectionClosed(self.send_fault.msg)
                 raise StateError('no response is outstanding')
             request = pending[0]
             head = self._early_head
@@ -883,13 +929,7 @@ class Session:
                 return None
             if not request.upgrade:
                 raise UnsupportedResponse('server switched protocols (101) without being asked')
-        body = ResponseBody(
-            request.method,
-            head,
-            self.assume_close,
-            package.MAX_LINE_SIZE,
-            package.MAX_HEADER_SIZE,
-        )
+        body = self._body_of(request.method, head)
         response = self._make_response(request, head, body.length)
         self.pending.popleft()
         self.body = body
@@ -901,7 +941,7 @@ class Session:
         elif body.error is not None:
             self.fail(body.error, abort=False)
         elif body.close_after:
-            self.ended = 'server closed the connection after the previous response'
+            self.ended = _CLOSED_AS_ANNOUNCED
             if self.upload is not None:
                 # It belongs to this request or a later one, which will not be answered.
                 self.upload.finish()
@@ -910,6 +950,11 @@ class Session:
         if body.state is DONE:
             self._body_done()
         return response
+
+    def _body_of(self, method: str, head: ResponseHead) -> ResponseBody:
+        return ResponseBody(
+            method, head, self.assume_close, package.MAX_LINE_SIZE, package.MAX_HEADER_SIZE
+        )
 
     @staticmethod
     def _make_response(
@@ -973,6 +1018,7 @@ class Session:
     def raise_fault_of_reading(self) -> None:
         """Raise what keeps body data from being read."""
 
+        self._raise_loss()
         stream = self.stream
         fault = self.fault
         if fault is not None and not stream.forgotten:
@@ -1105,6 +1151,7 @@ class Session:
     def co_read(self, size: int) -> Coroutine[bytes]:
         """Read up to *size* bytes, at least one unless the body is at its end."""
 
+        size = operator.index(size)
         self._enter_reading()
         try:
             body = self._readable_body()
@@ -1211,6 +1258,7 @@ class Session:
         self._enter_reading()
         try:
             self.raise_fault_of_reading()
+            self._check_connected()
             buf = self.buf
             if size > buf.size:
                 raise ValueError(f'buffer has only {buf.size} bytes')
@@ -1231,10 +1279,12 @@ class Session:
     def co_read_raw(self, size: int) -> Coroutine[bytes]:
         """Read up to *size* bytes as they come from the server."""
 
+        size = operator.index(size)
+        if size < 0:
+            raise ValueError('read_raw needs a number of bytes that is not negative')
         self._enter_reading()
         try:
-            if self.stream.sock is None:
-                raise ConnectionClosed(self.stream.cause)
+            self._check_connected()
             self.fault = StateError('the connection was read from with read_raw')
             if self._consumed:
                 data, self._consumed = self._consumed[:size], self._consumed[size:]

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional
 
 import pytest
 from conftest import Certificates
-from servers import LIMIT
+from servers import LIMIT, Peer
 from waiting_support import (
     REPLY,
     Crt,
@@ -40,6 +40,7 @@ from dugong import (
     StateError,
     eval_coroutine,
 )
+from dugong._session import Session
 
 pytestmark = needs_proc
 
@@ -739,6 +740,64 @@ def test_interrupt_at_every_line_of_the_driver_ends_the_coroutine(
         finally:
             sys.settrace(trace_before)
     raise AssertionError('the driver never ends')
+
+
+@pytest.mark.parametrize('body', [None, b'content', BodyFollowing(7)], ids=str)
+def test_interrupted_request_is_never_answered_by_the_answer_to_another(
+    body: Any, connect: Any
+) -> None:
+    """A signal strikes at each line of the session in turn."""
+
+    def handle(peer: Peer) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                peer.respond(peer.read_request().target.encode())
+
+    file = Session.co_send_request.__code__.co_filename
+    trace_before = sys.gettrace()
+    lines = number = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        return trace_lines if frame.f_code.co_filename == file else None
+
+    def trace_lines(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        lines += event == 'line'
+        if event == 'line' and lines == number:
+            raise KeyboardInterrupt
+        return trace_lines
+
+    while lines >= number:
+        number += 1
+        lines = 0
+        conn = connect(handle)
+        conn.send_request('GET', '/before')
+        conn.read_response()
+        assert conn.readall() == b'/before'
+        sock = conn._sock
+        with contextlib.suppress(KeyboardInterrupt):
+            sys.settrace(trace)
+            try:
+                conn.send_request('PUT', '/interrupted', body=body)
+                if isinstance(body, BodyFollowing):
+                    conn.write(b'content')
+            finally:
+                sys.settrace(trace_before)
+        try:
+            conn.send_request('GET', '/after')
+            while conn.response_pending():
+                response = conn.read_response()
+                assert conn.readall() == response.path.encode(), number
+        except (ConnectionClosed, StateError):
+            pass
+        # If the strike came when the role of the sender had just been taken, nobody leaves it.
+        conn.reset()
+        sock.close()
+        conn.send_request('GET', '/anew')
+        assert conn.read_response().path == '/anew', number
+        assert conn.readall() == b'/anew', number
+        conn.disconnect()
+    assert number > 40
 
 
 def test_garbage_collection_during_disconnect_may_end_a_coroutine(

@@ -324,7 +324,14 @@ def test_timeout_limits_the_busy_wait(polls: Polls, monkeypatch: pytest.MonkeyPa
     began = time.monotonic()
     assert brief().poll(0.002) is False
     assert time.monotonic() - began < LIMIT
-    assert polls.sleeps() == [2]
+    assert polls.sleeps() == []
+
+
+def test_busy_wait_is_part_of_the_timeout(polls: Polls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dugong, 'MAX_BUSY_WAIT', 0.002)
+    polls.in_vain = sys.maxsize
+    assert brief().poll(0.005) is False
+    assert polls.sleeps() == [3]
 
 
 def test_stopped_clock_does_not_make_a_busy_wait_endless(

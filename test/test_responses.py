@@ -1287,6 +1287,29 @@ def test_read_raw_gives_up_to_the_size_asked_for(transport: str, connect: Any) -
     assert data + drain(lambda: conn.read_raw(1000)) == b'some data'
 
 
+@pytest.mark.parametrize('size', [-1, -(1 << 70), None, 3.0, '3', []])
+def test_read_raw_with_a_wrong_size_changes_nothing(size: Any, connect: Any) -> None:
+    """Memory of the buffer, with earlier responses in it, is nobody else's."""
+    conn = connect(Answers(reply(b'secret'), reply(b'secret')))
+    assert get(conn)[1] == b'secret'
+    conn.send_request('GET', '/')
+    conn.read_response()
+    with pytest.raises((ValueError, TypeError)):
+        conn.read_raw(size)
+    assert conn.readall() == b'secret'
+
+
+@pytest.mark.parametrize('size', [3.0, '3', []])
+@pytest.mark.parametrize('read', [dugong.HTTPConnection.read, dugong.HTTPConnection.read1])
+def test_read_with_a_wrong_size_changes_nothing(read: Any, size: Any, connect: Any) -> None:
+    conn = connect(Answers(reply(b'body')))
+    conn.send_request('GET', '/')
+    conn.read_response()
+    with pytest.raises(TypeError):
+        read(conn, size)
+    assert conn.readall() == b'body'
+
+
 @all_readers
 def test_after_read_raw_the_connection_is_unusable_for_http(reader: Any, connect: Any) -> None:
     conn = connect(Answers(head('200 OK') + b'some data'))

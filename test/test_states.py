@@ -618,6 +618,29 @@ def test_after_a_broken_write_the_connection_takes_no_request(connect: Any, serv
     assert get(conn)[1] == b'anew'
 
 
+def test_reader_is_told_at_once_that_the_connection_takes_no_request(connect: Any) -> None:
+    """Although another thread, the server's, could be about to send one."""
+
+    def handler(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(reply(b'no', '403 Forbidden'))
+        answered.set()
+        peer.read_to_eof()
+
+    answered = threading.Event()
+    conn = connect(handler)
+    size = 1 << 26
+    conn.send_request('PUT', '/', body=BodyFollowing(size))
+    assert answered.wait(LIMIT)
+    write_until_closed(conn, size)
+    conn.read_response()
+    conn.readall()
+    began = time.monotonic()
+    with pytest.raises(ConnectionClosed):
+        conn.read_response()
+    assert time.monotonic() - began < 0.5
+
+
 # -- an idle connection that the server closed --------------------------------------------------
 
 
@@ -825,6 +848,29 @@ def test_complete_408_that_closes_is_delivered(
     assert get(conn)[1] == b'anew'
 
 
+@pytest.mark.parametrize(
+    'late',
+    [
+        head('408 Request Timeout', 'Connection: close', 'Content-Length: 100') + b'too late',
+        head('408 Request Timeout', 'Connection: close', 'Content-Length: 100000') + b'too late',
+        head('408 Request Timeout', 'Connection: close', 'Content-Length: -3') + b'too late',
+        head('408 Request Timeout', 'Connection: close', 'Transfer-Encoding: foo') + b'too late',
+    ],
+    ids=['half', 'half, large', 'wrong length', 'unknown coding'],
+)
+def test_incomplete_408_is_not_delivered(late: bytes, transport: str, connect: Any) -> None:
+    def handler(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(reply(b'one') + late)
+
+    conn = connect(handler)
+    assert get(conn)[1] == b'one'
+    wait_for(conn, getattr(select, 'POLLRDHUP', select.POLLIN))
+    conn.send_request('GET', '/two')
+    with pytest.raises(ConnectionClosed):
+        conn.read_response()
+
+
 # -- Connection: close --------------------------------------------------------------------------
 
 CLOSING = {
@@ -902,6 +948,32 @@ def test_after_announced_close_nothing_is_sent_and_send_request_does_not_raise(
     assert handler.finished.wait(LIMIT)
     assert handler.rest == b''
     assert get(conn)[1] == b'anew'
+
+
+def test_after_a_refused_upload_and_announced_close_send_request_does_not_raise(
+    transport: str, connect: Any
+) -> None:
+    def handler(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(reply(b'no', '413 Content Too Large', 'Connection: close'))
+        answered.set()
+        peer.read_to_eof()
+
+    answered = threading.Event()
+    conn = connect(handler)
+    size = 1 << 26
+    conn.send_request('PUT', '/', body=BodyFollowing(size))
+    assert answered.wait(LIMIT)
+    write_until_closed(conn, size)
+    assert conn.read_response().status == 413
+    assert conn.readall() == b'no'
+    conn.send_request('GET', '/')
+    assert conn.response_pending()
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed):
+            conn.read_response()
+        with pytest.raises(ConnectionClosed):
+            conn.write(b'x')
 
 
 def test_after_announced_close_write_raises(transport: str, connect: Any) -> None:
@@ -1089,6 +1161,37 @@ def test_after_closing_with_something_outstanding(
     assert not conn._out_remaining
     assert get(conn)[1] == b'anew'
     assert server.connections == 2
+    assert conn.read(10) == b''
+
+
+@pytest.mark.parametrize(
+    'calls', [['connect'], ['disconnect', 'connect'], ['disconnect', 'get_ssl_cipher']]
+)
+@pytest.mark.parametrize('prepare', OUTSTANDING, ids=lambda f: f.__name__)
+def test_connecting_does_not_make_up_for_what_was_outstanding(
+    prepare: Callable[[HTTPConnection], None],
+    calls: List[str],
+    transport: str,
+    connect: Any,
+    serve: Any,
+) -> None:
+    """A body that was cut off must not end as if it had been read."""
+
+    def handler(peer: Peer) -> None:
+        with contextlib.suppress(OSError):
+            peer.read_request()
+            peer.send(reply(b'body'))
+            peer.read_to_eof()
+
+    conn = connect(serve([handler, Answers(reply(b'anew')), Answers(reply(b'anew'))]))
+    prepare(conn)
+    for name in (*calls, 'disconnect', 'connect'):
+        getattr(conn, name)()
+        for call in CALLS.values():
+            with pytest.raises(ConnectionClosed):
+                call(conn)
+        assert not conn.response_pending()
+    assert get(conn)[1] == b'anew'
     assert conn.read(10) == b''
 
 

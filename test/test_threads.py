@@ -520,6 +520,25 @@ def test_timeout_limits_the_wait_for_a_sender(
             conn.read_response()
 
 
+def test_stopped_clock_does_not_make_the_wait_for_a_sender_endless() -> None:
+    program = """
+import time
+time.monotonic = time.perf_counter = lambda: 1.0
+import threading
+from dugong import HTTPConnection, StateError
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+try:
+    HTTPConnection('localhost').read_response()
+except StateError:
+    print('nothing')
+"""
+    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).resolve().parent.parent)}
+    process = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, env=environment, timeout=LIMIT
+    )
+    assert (process.stdout, process.stderr) == (b'nothing\n', b'')
+
+
 @pytest.mark.parametrize('expect100', [False, True])
 def test_own_incomplete_body_is_an_error_at_once(connect: Any, expect100: bool) -> None:
     conn = connect(lambda peer: peer.read_to_eof())
