@@ -19,6 +19,7 @@ from ._pipeline import MAX_PENDING, MAX_RETRIES, AsyncPipeline, Pipeline
 from ._poll import eval_coroutine
 from ._request import (
     CallerFields,
+    absolute_target,
     check_address,
     check_port,
     checked_method,
@@ -115,6 +116,8 @@ class HTTPConnection(io.BufferedIOBase):
         self._ssl_context = ssl_context
         self._proxy = None if proxy is None else proxy
         self._proxy_headers = proxy_headers
+        # Scheme and authority of request targets in absolute form, for a proxy.
+        self._origin: Optional[str]
         self._set_constants()
         #: Seconds that each single wait of a blocking method may take; `None`: no limit.
         self.timeout: Optional[float] = None
@@ -132,10 +135,10 @@ class HTTPConnection(io.BufferedIOBase):
         proxy_fields = CallerFields(self._proxy_headers).lines if self._proxy_headers else ''
         self._tunnel_fields = proxy_fields if tls else ''
         if self._proxy is None or tls:
-            self._target_prefix = ''
+            self._origin = None
             proxy_fields = ''
         else:
-            self._target_prefix = f'http://{authority}'
+            self._origin = f'http://{authority}'
         self._start = f' HTTP/1.1\r\nHost: {authority}\r\n{proxy_fields}'
 
     @property
@@ -420,7 +423,10 @@ class HTTPConnection(io.BufferedIOBase):
         verb = method
         if type(method) is not str or method not in _COMMON_METHODS:
             verb = checked_method(method)
-        start = f'{verb} {self._target_prefix}{checked_target(path)}{self._start}'
+        target = checked_target(path)
+        if self._origin is not None:
+            target = absolute_target(self._origin, target)
+        start = f'{verb} {target}{self._start}'
         if headers is None and body is None and not expect100:
             request = Request(method, path, NO_BODY)
             request.head = f'{start}Content-Length: 0\r\n{_ACCEPT}{_KEEP_ALIVE}\r\n'.encode(
@@ -701,10 +707,11 @@ class HTTPConnection(io.BufferedIOBase):
         return AsyncPipeline(self, requests, max_pending, max_retries, stream)
 
     def response_pending(self) -> bool:
-        """Tell whether an answer is outstanding or partly read, and the connection not broken.
+        """Tell whether an answer is outstanding or partly read, and the connection open.
 
         Also true for a request that will not be answered because the server has announced that
-        it closes: `read_response` reports that. Does not wait.
+        it closes, or because an earlier answer was wrong: `read_response` reports that. Does not
+        wait.
         """
 
         return self._session.response_pending

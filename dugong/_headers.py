@@ -13,6 +13,11 @@ else:
     _Base = MutableMapping
 
 
+def _lowered(key: Any) -> Any:
+    # What is no str is not found, as in any mapping without it.
+    return key.lower() if isinstance(key, str) else key
+
+
 class CaseInsensitiveDict(_Base):
     """A mutable mapping whose keys are compared without regard to case.
 
@@ -32,13 +37,15 @@ class CaseInsensitiveDict(_Base):
         self.update(() if data is None else data, **kwargs)
 
     def __setitem__(self, key: str, value: Any) -> None:
+        if not isinstance(key, str):
+            raise TypeError(f'keys must be str, not {type(key).__name__}')
         self._store[key.lower()] = (key, value)
 
     def __getitem__(self, key: str) -> Any:
-        return self._store[key.lower()][1]
+        return self._store[_lowered(key)][1]
 
     def __delitem__(self, key: str) -> None:
-        del self._store[key.lower()]
+        del self._store[_lowered(key)]
 
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self._store.values())
@@ -51,7 +58,7 @@ class CaseInsensitiveDict(_Base):
 
         if not isinstance(other, Mapping):
             return NotImplemented
-        return dict(self.lower_items()) == dict(CaseInsensitiveDict(other).lower_items())
+        return dict(self.lower_items()) == {_lowered(key): value for key, value in other.items()}
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -154,7 +154,8 @@ def check_status_line(line: bytes, complete: bool = True) -> None:
     """
 
     if not line.startswith(_VERSION) and (complete or not _VERSION.startswith(line)):
-        raise UnsupportedResponse(f'server did not answer with HTTP/1.x, but {excerpt(line)}')
+        found = excerpt(line) if line else 'an empty line'
+        raise UnsupportedResponse(f'server did not answer with HTTP/1.x, but {found}')
     if complete and not _match_status_line(line.decode('latin1')):
         raise InvalidResponse(f'invalid status line: {excerpt(line)}')
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _is_token = re.compile(rf'[{TOKEN_CHARACTERS}]+').fullmatch
 _is_target = re.compile('[\x21-\x7e\x80-\xff]+').fullmatch
 _is_value = re.compile('[\t\x20-\x7e\x80-\xff]*').fullmatch
-_bad_host_character = re.compile(r'[\x00-\x20\x7f/?#@\\]').search
+_bad_host_character = re.compile(r'[\x00-\x20\x7f/?#@\\\[\]]').search
+# Good enough to tell it from a name or IPv4 address with a port.
+_is_ipv6_address = re.compile(r'[0-9A-Fa-f.]*(?::[0-9A-Fa-f.]*){2,8}(?:%.+)?').fullmatch
 
 #: Fields that are the library's: what the caller passes of them is dropped.
 _OWN_FIELDS = frozenset(('host', 'content-length', 'transfer-encoding', 'accept-encoding'))
@@ -37,16 +39,23 @@ _NOT_IN_TRAILERS = frozenset(
 )
 
 
-def plain(text: str) -> str:
-    """Return *text* as an exact `str`, so that what is sent is what was checked."""
+def plain(text: str, what: str) -> str:
+    """Return *text* as an exact `str`, so that what is sent is what was checked.
 
-    return text if type(text) is str else str.__str__(text)
+    `TypeError` that says *what* it is if it is no `str` at all.
+    """
+
+    if type(text) is str:
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f'{what} must be a str, not {type(text).__name__}')
+    return str.__str__(text)
 
 
 def checked_method(method: str) -> str:
     """Return *method*; `ValueError` unless it is a token (RFC 9110, section 9.1)."""
 
-    method = plain(method)
+    method = plain(method, 'method')
     if not _is_token(method):
         raise ValueError(f'invalid request method: {method[:80]!r}')
     return method
@@ -55,7 +64,7 @@ def checked_method(method: str) -> str:
 def checked_target(path: str) -> str:
     """Return *path*; `ValueError` if it is empty or no request target can have its characters."""
 
-    path = plain(path)
+    path = plain(path, 'path')
     if not _is_target(path):
         if not path:
             raise ValueError('path of a request must not be empty')
@@ -66,16 +75,30 @@ def checked_target(path: str) -> str:
     return path
 
 
+def absolute_target(origin: str, target: str) -> str:
+    """Return *target* in the absolute form that a proxy needs (RFC 9112, section 3.2.2).
+
+    *origin* is scheme and authority. `ValueError` for a target that would change that.
+    """
+
+    if target == '*':
+        # RFC 9112, section 3.2.4.
+        return origin
+    if target[0] not in '/?':
+        raise ValueError(f"path for a proxy must begin with '/', or be '*': {target[:80]!r}")
+    return origin + target
+
+
 def encoded_field(name: str, value: Any) -> Tuple[str, str, str]:
     """Return *name* in lower case, the text of *value*, and the field line with its CRLF.
 
     `ValueError` for what a field cannot hold.
     """
 
-    name = plain(name)
+    name = plain(name, 'header name')
     if not _is_token(name):
         raise ValueError(f'invalid header name: {name[:80]!r}')
-    text = plain(value if type(value) is str else str(value))
+    text = plain(value if type(value) is str else str(value), 'header value')
     if not _is_value(text):
         raise ValueError(
             f'value of header {name!r} contains a control character, or one that is not latin1'
@@ -99,6 +122,8 @@ class CallerFields:
     ) -> None:
         lines: Dict[str, str] = {}
         names: Dict[str, str] = {}
+        if isinstance(headers, (str, bytes)):
+            raise TypeError(f'headers must be a mapping, not {type(headers).__name__}')
         for name, value in headers.items() if isinstance(headers, Mapping) else headers:
             lowered, text, line = encoded_field(name, value)
             if lowered in _OWN_FIELDS or (expect_continue and lowered == 'expect'):
@@ -137,6 +162,8 @@ def encode_host(name: str) -> str:
         raise TypeError(f'host name must be a str, not {type(name).__name__}')
     if not name or _bad_host_character(name):
         raise ValueError(f'invalid host name: {name[:80]!r}')
+    if ':' in name and not _is_ipv6_address(name):
+        raise ValueError(f'invalid host name (the port is not part of it): {name[:80]!r}')
     if not name.isascii():
         try:
             name = name.encode('idna').decode('ascii')
@@ -148,10 +175,13 @@ def encode_host(name: str) -> str:
 
 
 def host_and_port(host: str, port: int, default_port: Optional[int]) -> str:
-    """Return `host[:port]` with brackets around an IPv6 address (RFC 9110, section 4.2)."""
+    """Return `host[:port]` with brackets around an IPv6 address (RFC 9110, section 4.2).
 
-    if ':' in host and not host.startswith('['):
-        host = f'[{host}]'
+    Its zone means nothing to others (RFC 6874, section 4).
+    """
+
+    if ':' in host:
+        host = f'[{host.partition("%")[0]}]'
     return host if port == default_port else f'{host}:{port}'
 
 
@@ -167,7 +197,10 @@ def connect_request(host: str, port: int, proxy_lines: str) -> bytes:
 def check_address(address: Tuple[str, int]) -> Tuple[str, int]:
     """Check a `(host name, port)` pair and return it with the name encoded."""
 
-    host, port = address
+    try:
+        host, port = address
+    except ValueError:
+        raise ValueError(f'not a pair of host name and port: {address!r:.80}') from None
     return encode_host(host), check_port(port)
 
 

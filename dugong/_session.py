@@ -702,20 +702,23 @@ class Session:
     def _is_idle_timeout(self, head: ResponseHead) -> bool:
         """Whether *head* announces that an idle connection is closed, and its body is there.
 
-        If the body has no length, its end shows when it is read.
+        As far as that can be seen: the buffer may be too small, and a body without a length shows
+        its end when it is read.
         """
 
         if head.status != 408 or not closes_connection(head):
             return False
-        stream, buf = self.stream, self.buf
         body = self._body_of('GET', head)
-        if body.state is DATA:
-            while len(buf) < min(body.remaining, buf.size) and stream.may_receive():
-                size = stream.try_receive(buf.space())
-                if not size:
-                    break
-                buf.e += size
-        return body.error is None and not (body.state is DATA and len(buf) < body.remaining)
+        if body.state is not DATA:
+            return body.error is None
+        stream, buf = self.stream, self.buf
+        size = min(body.remaining, buf.size)
+        while len(buf) < size and stream.may_receive():
+            received = stream.try_receive(buf.space())
+            if not received:
+                break
+            buf.e += received
+        return len(buf) >= size
 
     def co_write(self, data: Any) -> Coroutine[None]:
         """Send body data: a bytes-like object, or what a binary stream has."""
@@ -878,7 +881,9 @@ class Session:
     def _end_in_head(self) -> str:
         if self._block_reader is not None:
             return 'server closed the connection in the middle of a response head'
-        return f'server closed the connection with {len(self.pending)} answers outstanding'
+        number = len(self.pending)
+        answers = 'one answer' if number == 1 else f'{number} answers'
+        return f'server closed the connection with {answers} outstanding'
 
     def _buffered_head(self) -> Optional[ResponseHead]:
         """Take a response head out of the buffer; `None` if it is not there as a whole."""

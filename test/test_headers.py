@@ -169,6 +169,19 @@ def test_differs_from_anything_else(mapping: Any, other: Any) -> None:
     assert (mapping == other) is False
 
 
+@pytest.mark.parametrize('key', [5, None, b'x-one', ()])
+def test_what_is_no_str_is_no_key(mapping: Any, key: Any) -> None:
+    assert key not in mapping
+    assert mapping.get(key) is None
+    assert mapping != {key: '1'}
+    with pytest.raises(KeyError):
+        mapping[key]
+    with pytest.raises(KeyError):
+        del mapping[key]
+    with pytest.raises(TypeError, match=type(key).__name__):
+        mapping[key] = 1
+
+
 def test_repr_shows_the_items(mapping: Any) -> None:
     assert 'Content-Type' in repr(mapping)
     assert 'text/plain' in repr(mapping)

@@ -104,6 +104,28 @@ def test_request_target_is_in_absolute_form(
     assert response.method == 'GET'
 
 
+@pytest.mark.parametrize(
+    'path, target', [('*', 'http://host.example:81'), ('?query', 'http://host.example:81?query')]
+)
+def test_request_target_without_a_path(path: str, target: str, serve: Any) -> None:
+    handler = Answers(reply(b'by proxy'))
+    with HTTPConnection('host.example', 81, proxy=serve(handler).address) as conn:
+        conn.timeout = LIMIT
+        conn.send_request('OPTIONS', path)
+        assert conn.read_response().path == path
+    assert handler.request.target == target
+
+
+@pytest.mark.parametrize(
+    'path', ['@evil.example/', '.evil.example/', ':81/', 'http://other.example/', 'path', '**']
+)
+def test_path_that_would_change_the_authority_is_refused(path: str) -> None:
+    conn = HTTPConnection('host.example', proxy=('proxy.example', 3128))
+    with pytest.raises(ValueError, match='path'):
+        conn.send_request('GET', path)
+    assert not conn.response_pending()
+
+
 def test_host_behind_a_proxy_is_not_looked_up(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = serve(Answers(reply(b'x')))
     asked = resolve_to(monkeypatch, proxy.address)

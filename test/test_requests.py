@@ -24,7 +24,7 @@ from contract_support import (
     reply,
     resolve_to,
 )
-from servers import Peer, Request
+from servers import LIMIT, Peer, Request
 
 from dugong import (
     BodyFollowing,
@@ -861,6 +861,51 @@ def test_refused_octets_in_a_host_name() -> None:
         for name in placed(octet):
             with pytest.raises(ValueError):
                 HTTPConnection(name)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'localhost:80',
+        '127.0.0.1:80',
+        'beef:80',
+        '[::1]',
+        '[::1]:80',
+        'a]b',
+        'a[b',
+        ':',
+        ':80',
+        '::x',
+    ],
+)
+def test_host_name_is_refused_with_a_port_or_brackets(name: str) -> None:
+    with pytest.raises(ValueError, match='host name'):
+        HTTPConnection(name)
+    with pytest.raises(ValueError, match='host name'):
+        HTTPConnection('host.example', proxy=(name, 3128))
+
+
+@pytest.mark.parametrize(
+    'name, sent',
+    [
+        ('::', '[::]'),
+        ('::1', '[::1]'),
+        ('2001:DB8::7', '[2001:DB8::7]'),
+        ('1:2:3:4:5:6:7:8', '[1:2:3:4:5:6:7:8]'),
+        ('::ffff:192.0.2.1', '[::ffff:192.0.2.1]'),
+        ('fe80::1%eth0', '[fe80::1]'),
+    ],
+)
+def test_ipv6_address_is_sent_in_brackets_and_without_a_zone(
+    name: str, sent: str, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = Answers(reply(b''))
+    server = serve(handler)
+    resolve_to(monkeypatch, server.address)
+    with HTTPConnection(name) as conn:
+        conn.timeout = LIMIT
+        get(conn)
+    assert handler.request.field('Host') == sent
 
 
 def test_refused_octets_in_a_proxy_name() -> None:

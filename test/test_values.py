@@ -33,6 +33,26 @@ def test_url_is_no_host_name(name: str) -> None:
         HTTPConnection(name)
 
 
+@pytest.mark.parametrize(
+    'arguments, what',
+    [
+        ((b'GET', '/'), 'method must be a str, not bytes'),
+        (('GET', b'/'), 'path must be a str, not bytes'),
+        (('GET', '/', {1: 2}), 'header name must be a str, not int'),
+        (('GET', '/', 'name: value'), 'headers must be a mapping, not str'),
+    ],
+)
+def test_argument_of_another_type_is_named(arguments: Any, what: str) -> None:
+    with pytest.raises(TypeError, match=f'^{what}$'):
+        HTTPConnection('localhost').send_request(*arguments)
+
+
+@pytest.mark.parametrize('proxy', ['proxy', ('proxy',), ('proxy', 1, 2)])
+def test_proxy_is_a_pair(proxy: Any) -> None:
+    with pytest.raises(ValueError, match='pair of host name and port'):
+        HTTPConnection('localhost', proxy=proxy)
+
+
 def test_constructor_that_failed_leaves_nothing_to_close() -> None:
     conn = HTTPConnection.__new__(HTTPConnection)
     conn.close()
