@@ -562,6 +562,7 @@ class HTTPConnection(io.BufferedIOBase):
 
     def _co_read_response(self, patient: bool) -> Coroutine[HTTPResponse]:
         session = self._session
+        session.check_reading()
         session.assume_close = self.assume_close
         session.strict_eof = self.strict_eof
         return session.co_read_response(patient)
@@ -684,8 +685,8 @@ class HTTPConnection(io.BufferedIOBase):
         of its own the iterator is finished. What *requests* raises, or `ValueError` or
         `TypeError` for a request that cannot be sent, comes after the answers before it.
 
-        While it is in use, the connection cannot be used for other requests. `StateError` at the
-        first step if something is outstanding then.
+        While requests of it are in flight, other calls of `send_request` and `read_response` are a
+        `StateError`. So is the next step of the iterator if something else is outstanding then.
         """
 
         return Pipeline(self, requests, max_pending, max_retries, stream)

@@ -100,6 +100,7 @@ class _Item:
         request = conn._make_request(method, path, headers, body, False)
         if request.upgrade or method == 'CONNECT':
             raise ValueError('a request that changes the protocol cannot be pipelined')
+        request.pipelined = True
         self.size = len(request.head) + len(request.content or b'')
         self.request = request
 
@@ -274,8 +275,7 @@ class _Pipeline:
             session = conn._session_for_sending()
             session.raise_fault()
             session.lost = None
-            if session.outstanding:
-                raise StateError('a pipeline cannot start while something else is outstanding')
+            self._check_alone(session)
             self._session = session
             self.connections += session.stream.connected
         stream = session.stream
@@ -292,6 +292,7 @@ class _Pipeline:
             if session.ended is not None:
                 raise ConnectionClosed(session.ended)
             return session
+        self._check_alone(session)
         if stream.connected and session.usable:
             # A request that cannot be repeated must not go to a server that has left.
             session.check_idle()
@@ -303,6 +304,11 @@ class _Pipeline:
             self.connections += 1
             yield from session.co_connect(conn._co_connect_session)
         return session
+
+    @staticmethod
+    def _check_alone(session: Session) -> None:
+        if session.outstanding:
+            raise StateError('a pipeline cannot go on while something else is outstanding')
 
     def _next_session(self) -> Session:
         old = self._session

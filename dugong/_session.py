@@ -88,6 +88,8 @@ _LIVENESS_INTERVAL = 0.1
 _NOT_SENT_IN_FULL = 'the request body was not sent in full'
 _CLOSED_AS_ANNOUNCED = 'server closed the connection after the previous response'
 
+_PIPELINED = 'the connection is in use by a pipeline'
+
 # So many pieces that come out of the buffer at once must be small.
 _MANY = 64
 
@@ -101,7 +103,8 @@ class Request:
     `head` (bytes) is the encoded head. `content` is what is sent behind it: bytes, a source, or
     `None`; `body` keeps the place in it. The head of a request with a source is completed when
     the source has been looked at, from the text `before` and `after` the framing field.
-    `sent` (bool) is false for a request that will never be sent.
+    `sent` (bool) is false for a request that will never be sent, `pipelined` tells that it belongs
+    to a pipeline, which alone may send behind it and read its answer.
     """
 
     __slots__ = (
@@ -114,6 +117,7 @@ class Request:
         'interim_responses',
         'method',
         'path',
+        'pipelined',
         'sent',
         'source',
         'upgrade',
@@ -130,6 +134,7 @@ class Request:
         self.close = False
         self.upgrade = False
         self.sent = True
+        self.pipelined = False
         self.interim_responses = 0
 
     def again(self) -> Request:
@@ -141,6 +146,7 @@ class Request:
         if self.body is not NO_BODY:
             request.body = RequestBody(self.body.length)
         request.close = self.close
+        request.pipelined = self.pipelined
         return request
 
     def prepare_source(self) -> None:
@@ -266,6 +272,13 @@ class Session:
         if not pending:
             return self.lost is not None or self.send_fault is not None
         return pending[0].body.state is not WRITING or self.stream.sending.locked()
+
+    def check_reading(self) -> None:
+        """`StateError` if the next answer is that of a pipeline."""
+
+        pending = self.pending
+        if pending and pending[0].pipelined and self.usable:
+            raise StateError(_PIPELINED)
 
     def wait_for_sender(self, timeout: Optional[float]) -> bool:
         """Wait until another thread sends a request, or until it is clear that none does.
@@ -441,6 +454,9 @@ class Session:
 
     def _check_sending(self) -> None:
         self.raise_fault()
+        pending = self.pending
+        if pending and pending[-1].pipelined:
+            raise StateError(_PIPELINED)
         if self.send_fault is not None and self.ended is not _CLOSED_AS_ANNOUNCED:
             raise ConnectionClosed(self.send_fault.msg)
         upload = self.upload

@@ -1495,6 +1495,48 @@ def test_given_up_with_answers_outstanding(
     assert conn.readall() == document('/7')
 
 
+def test_other_calls_are_refused_while_requests_are_in_flight(connect: Connect) -> None:
+    site = Site()
+    conn = connect(site.handler())
+    pipeline = conn.pipeline(numbered(5))
+    answers = [next(pipeline)]
+    assert pipeline.in_flight
+    for call in (
+        lambda: conn.send_request('GET', '/other'),
+        conn.read_response,
+        lambda: next(conn.pipeline(['/other'])),
+    ):
+        with pytest.raises(StateError, match='pipeline'):
+            call()
+    answers += pipeline
+    assert [answer.path for answer in answers] == numbered(5)
+    assert site.arrived == [[('GET', path) for path in numbered(5)]]
+    # It has come to its end.
+    assert fetch(conn, ['/0']).answers == 1
+
+
+def test_other_request_between_two_of_a_pipeline_ends_it(connect: Connect) -> None:
+    """Its answer must not be taken for that of the next one."""
+    conn = connect(Site().handler())
+    pipeline = conn.pipeline(numbered(3), max_pending=1)
+    assert next(pipeline).path == '/0'
+    conn.send_request('GET', '/other')
+    with pytest.raises(StateError, match='outstanding'):
+        next(pipeline)
+    with pytest.raises(ConnectionClosed):
+        conn.read_response()
+
+
+def test_answered_request_between_two_of_a_pipeline_does_no_harm(connect: Connect) -> None:
+    conn = connect(Site().handler())
+    pipeline = conn.pipeline(numbered(3), max_pending=1)
+    assert next(pipeline).path == '/0'
+    conn.send_request('GET', '/7')
+    assert conn.read_response().path == '/7'
+    assert conn.readall() == document('/7')
+    assert [answer.path for answer in pipeline] == numbered(3)[1:]
+
+
 def test_given_up_at_its_end_it_leaves_the_connection_alone(connect: Connect) -> None:
     site = Site()
     conn = connect(site.handler())
