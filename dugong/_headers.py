@@ -13,11 +13,6 @@ else:
     _Base = MutableMapping
 
 
-def _lowered(key: Any) -> Any:
-    # What is no str is not found, as in any mapping without it.
-    return key.lower() if isinstance(key, str) else key
-
-
 class CaseInsensitiveDict(_Base):
     """A mutable mapping whose keys are compared without regard to case.
 
@@ -37,15 +32,13 @@ class CaseInsensitiveDict(_Base):
         self.update(() if data is None else data, **kwargs)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        if not isinstance(key, str):
-            raise TypeError(f'keys must be str, not {type(key).__name__}')
         self._store[key.lower()] = (key, value)
 
     def __getitem__(self, key: str) -> Any:
-        return self._store[_lowered(key)][1]
+        return self._store[key.lower()][1]
 
     def __delitem__(self, key: str) -> None:
-        del self._store[_lowered(key)]
+        del self._store[key.lower()]
 
     def __iter__(self) -> Iterator[str]:
         return (key for key, _ in self._store.values())
@@ -58,7 +51,9 @@ class CaseInsensitiveDict(_Base):
 
         if not isinstance(other, Mapping):
             return NotImplemented
-        return dict(self.lower_items()) == {_lowered(key): value for key, value in other.items()}
+        return dict(self.lower_items()) == {
+            key.lower() if isinstance(key, str) else key: value for key, value in other.items()
+        }
 
     __hash__ = None  # type: ignore[assignment]
 
