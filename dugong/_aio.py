@@ -166,8 +166,11 @@ class AioFuture(_FutureOf['T']):
             self.set_exception(exc)
             raise
         except BaseException as exc:
-            self._conclude(None, exc)
+            # Without this frame, which refers to the future.
+            assert exc.__traceback__ is not None
+            self._conclude(None, exc.with_traceback(exc.__traceback__.tb_next))
         finally:
+            error = None
             self._stepping = False
             if self._must_cancel and not self.done():
                 # A signal handler has asked for that after the coroutine had to wait.
@@ -183,12 +186,15 @@ class AioFuture(_FutureOf['T']):
             return
         # A signal handler may have cancelled it in that turn. From here on, it cannot.
         self._stepping = True
-        if self.done():
-            return
-        if error is None:
-            self.set_result(result)
-        else:
-            self.set_exception(error)
+        try:
+            if self.done():
+                return
+            if error is None:
+                self.set_result(result)
+            else:
+                self.set_exception(error)
+        finally:
+            self._stepping = False
 
     def _wait(self, need: PollNeeded, look: bool) -> None:
         if not isinstance(need, PollNeeded):
@@ -262,4 +268,8 @@ class AioFuture(_FutureOf['T']):
         except Exception as exc:
             self.set_exception(exc)
             return True
+        except BaseException:
+            # Of a signal handler. Whoever waits for this must not wait for ever.
+            super().cancel(*args, **kwargs)
+            raise
         return super().cancel(*args, **kwargs)

@@ -562,7 +562,6 @@ class HTTPConnection(io.BufferedIOBase):
 
     def _co_read_response(self, patient: bool) -> Coroutine[HTTPResponse]:
         session = self._session
-        session.check_reading()
         session.assume_close = self.assume_close
         session.strict_eof = self.strict_eof
         return session.co_read_response(patient)

@@ -140,6 +140,8 @@ class _Pipeline:
         self._current: Optional[_Item] = None
         # The response whose body is being read, and what has been read of that.
         self._response: Optional[HTTPResponse] = None
+        # The last response whose body is for the caller to read.
+        self._streamed: Optional[HTTPResponse] = None
         self._parts: List[bytes] = []
         self._finished = False
         self._closed = False
@@ -275,7 +277,7 @@ class _Pipeline:
             session = conn._session_for_sending()
             session.raise_fault()
             session.lost = None
-            self._check_alone(session)
+            self._check_alone(session.outstanding)
             self._session = session
             self.connections += session.stream.connected
         stream = session.stream
@@ -286,13 +288,15 @@ class _Pipeline:
             raise ConnectionClosed(session.fault.msg)
         session.raise_fault()
         if session.reading_body or self._response is not None:
+            own = self._response or self._streamed
+            self._check_alone(session.reading_body and session.response is not own)
             return session
         self._completed()
         if self._flight:
             if session.ended is not None:
                 raise ConnectionClosed(session.ended)
             return session
-        self._check_alone(session)
+        self._check_alone(session.outstanding)
         if stream.connected and session.usable:
             # A request that cannot be repeated must not go to a server that has left.
             session.check_idle()
@@ -305,9 +309,10 @@ class _Pipeline:
             yield from session.co_connect(conn._co_connect_session)
         return session
 
-    @staticmethod
-    def _check_alone(session: Session) -> None:
-        if session.outstanding:
+    def _check_alone(self, other: bool) -> None:
+        if other:
+            # It is not broken by the end of this.
+            self._session = None
             raise StateError('a pipeline cannot go on while something else is outstanding')
 
     def _next_session(self) -> Session:
@@ -500,7 +505,7 @@ class _Pipeline:
         if response is None:
             if not session.pending or session.pending[0] is not item.request:
                 raise StateError('the connection was used for something else meanwhile')
-            response = yield from self._co_drive(session, session.co_read_response(True))
+            response = yield from self._co_drive(session, session.co_read_response(True, True))
             assert response is not None
             if (
                 response.status in _PIPELINING_ERRORS
@@ -523,7 +528,9 @@ class _Pipeline:
         item.request = item.request.again() if self._stream else None
         self._flight_bytes -= item.size
         self._current = item
-        if not self._stream:
+        if self._stream:
+            self._streamed = response
+        else:
             self._completed()
         return response
 

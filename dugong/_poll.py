@@ -106,7 +106,7 @@ class PollNeeded(_PollNeeded):
             ready = _busy_wait(poller, timeout)
             busy_waits.note(ready)
             if timeout is not None:
-                timeout -= package.MAX_BUSY_WAIT
+                timeout = float(timeout) - package.MAX_BUSY_WAIT
         if not ready:
             if timeout is None:
                 milliseconds = None

@@ -162,8 +162,6 @@ def encode_host(name: str) -> str:
         raise TypeError(f'host name must be a str, not {type(name).__name__}')
     if not name or _bad_host_character(name):
         raise ValueError(f'invalid host name: {name[:80]!r}')
-    if ':' in name and not _is_ipv6_address(name):
-        raise ValueError(f'invalid host name (the port is not part of it): {name[:80]!r}')
     if not name.isascii():
         try:
             name = name.encode('idna').decode('ascii')
@@ -171,6 +169,8 @@ def encode_host(name: str) -> str:
             raise ValueError(f'invalid host name: {name[:80]!r}') from exc
         if _bad_host_character(name):
             raise ValueError(f'invalid host name: {name[:80]!r}')
+    if ':' in name and not _is_ipv6_address(name):
+        raise ValueError(f'invalid host name (the port is not part of it): {name[:80]!r}')
     return name
 
 

@@ -273,13 +273,6 @@ class Session:
             return self.lost is not None or self.send_fault is not None
         return pending[0].body.state is not WRITING or self.stream.sending.locked()
 
-    def check_reading(self) -> None:
-        """`StateError` if the next answer is that of a pipeline."""
-
-        pending = self.pending
-        if pending and pending[0].pipelined and self.usable:
-            raise StateError(_PIPELINED)
-
     def wait_for_sender(self, timeout: Optional[float]) -> bool:
         """Wait until another thread sends a request, or until it is clear that none does.
 
@@ -843,8 +836,10 @@ class Session:
                 raise StateError('the connection is in use')
             peeking.release()
 
-    def co_read_response(self, patient: bool = False) -> Coroutine[HTTPResponse]:
-        """Read the next response head that is for the caller.
+    def co_read_response(
+        self, patient: bool = False, pipelined: bool = False
+    ) -> Coroutine[HTTPResponse]:
+        """Read the next response head that is for the caller, or with *pipelined* for a pipeline.
 
         *patient* readers wait even if the request body is left incomplete at the moment.
         """
@@ -866,6 +861,8 @@ class Session:
                 raise ConnectionClosed(self.ended or self.closing)
             if head is None and self.ended is not None:
                 raise ConnectionClosed(self.ended)
+            if request.pipelined is not pipelined:
+                raise StateError(_PIPELINED)
             if request.body.state is WRITING and not (patient or stream.sending.locked()):
                 raise StateError('the request body was not written to its end')
             try:
@@ -992,7 +989,8 @@ class Session:
             # RFC 9110, section 10.1.1: the server does not want it, and does not expect it.
             body.finish()
         elif _refuses(head):
-            self.stream.let_sender_settle()
+            if self.sender is not threading.current_thread():
+                self.stream.let_sender_settle()
             if body.state is COMPLETE:
                 # It was the answer to the last byte.
                 return

@@ -34,7 +34,7 @@ import threading
 import weakref
 from _thread import allocate_lock
 from contextlib import suppress
-from time import sleep
+from time import monotonic, sleep
 
 from ._exceptions import ConnectionClosed, ConnectionTimedOut
 from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, eval_coroutine, make_poller
@@ -558,8 +558,10 @@ class Stream:
         if self._tls_lock is not None and self.sock.pending():
             return True
         found = bool(self._probe(0))
-        # After a body that was received to its last byte, this is the first to tell.
-        self._drained = not found
+        if self._tls_lock is None:
+            # After a body that was received to its last byte, this is the first to tell. Not over
+            # TLS: a reader in another thread may have received a record at this moment.
+            self._drained = not found
         return found
 
     # Sending
@@ -706,8 +708,10 @@ class Stream:
         Until then it may be in the middle of a system call, the outcome of which is not noted.
         """
 
+        end = monotonic() + 1
+        # A test may have stopped the clock.
         for _ in range(5000):
-            if self.sender_waits or not self.sending.locked():
+            if self.sender_waits or not self.sending.locked() or monotonic() >= end:
                 break
             sleep(0.0002)
 

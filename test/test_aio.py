@@ -630,6 +630,52 @@ def test_cancel_if_closing_raises(run: Runner, pair: Pair) -> None:
     run(main)
 
 
+def test_signal_handler_that_raises_while_a_future_is_cancelled(run: Runner, pair: Pair) -> None:
+    """Who waits for it, asyncio at the end of the program for instance, does not wait for ever."""
+
+    def crt() -> 'Crt[None]':
+        try:
+            yield PollNeeded(pair[0].fileno(), POLLIN)
+        finally:
+            raise KeyboardInterrupt
+
+    async def main() -> None:
+        future = AioFuture(crt())
+        with pytest.raises(KeyboardInterrupt):
+            future.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(future, LIMIT)
+
+    run(main)
+
+
+def test_failed_future_keeps_nothing_alive(run: Runner, connect: Any) -> None:
+    """The memory of the caller is free when the exception has been dealt with."""
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n')
+
+    async def main() -> None:
+        conn = connect(handle)
+        await AioFuture(conn.co_send_request('GET', '/'))
+        await AioFuture(conn.co_read_response())
+        buf = bytearray(100000)
+        with contextlib.suppress(ConnectionClosed):
+            await AioFuture(conn.co_readinto(buf))
+            raise AssertionError('there is nothing to read')
+        # In this turn, the loop itself still refers to the future.
+        await asyncio.sleep(0)
+        buf.append(0)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(main)
+    finally:
+        gc.enable()
+
+
 def test_cancel_after_the_loop_was_closed(run: Runner, pair: Pair) -> None:
     waiting = Waiting(pair[0])
 

@@ -646,8 +646,13 @@ def test_upload_answered_before_it_was_read(
 
 
 @pytest.mark.parametrize('ending', ['close', 'stay'])
-def test_upload_refused_when_it_is_repeated(ending: str, connect: Connect, transport: str) -> None:
+def test_upload_refused_when_it_is_repeated(
+    ending: str, connect: Connect, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server reads no more of a refused upload; the client does not wait for that."""
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError('waits for a sender, which is itself')
 
     def lost(peer: Peer) -> None:
         peer.read_request()
@@ -661,6 +666,7 @@ def test_upload_refused_when_it_is_repeated(ending: str, connect: Connect, trans
     pipeline = connect([lost, refuse, answer_all]).pipeline(
         [('PUT', '/upload', None, bytes(20_000_000)), '/0', '/2']
     )
+    monkeypatch.setattr('dugong._stream.sleep', sleep)
     assert next(pipeline).status == 413
     check(next(pipeline), '/0')
     gone.set()
@@ -1515,16 +1521,24 @@ def test_other_calls_are_refused_while_requests_are_in_flight(connect: Connect) 
     assert fetch(conn, ['/0']).answers == 1
 
 
-def test_other_request_between_two_of_a_pipeline_ends_it(connect: Connect) -> None:
-    """Its answer must not be taken for that of the next one."""
+@pytest.mark.parametrize('head_read', [False, True])
+@pytest.mark.parametrize('stream', [False, True])
+def test_other_request_between_two_of_a_pipeline_ends_it(
+    stream: bool, head_read: bool, connect: Connect
+) -> None:
+    """Its answer is not taken for that of the next one, nor its body thrown away."""
     conn = connect(Site().handler())
-    pipeline = conn.pipeline(numbered(3), max_pending=1)
+    pipeline = conn.pipeline(numbered(3), max_pending=1, stream=stream)
     assert next(pipeline).path == '/0'
-    conn.send_request('GET', '/other')
+    conn.readall()
+    conn.send_request('GET', '/7')
+    if head_read:
+        conn.read_response()
     with pytest.raises(StateError, match='outstanding'):
         next(pipeline)
-    with pytest.raises(ConnectionClosed):
-        conn.read_response()
+    if not head_read:
+        assert conn.read_response().path == '/7'
+    assert conn.readall() == document('/7')
 
 
 def test_answered_request_between_two_of_a_pipeline_does_no_harm(connect: Connect) -> None:

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from decimal import Decimal
 from typing import Any, Iterator, List, Tuple
 
 import pytest
@@ -332,6 +333,12 @@ def test_busy_wait_is_part_of_the_timeout(polls: Polls, monkeypatch: pytest.Monk
     polls.in_vain = sys.maxsize
     assert brief().poll(0.005) is False
     assert polls.sleeps() == [3]
+
+
+def test_timeout_of_a_busy_wait_may_be_any_number(polls: Polls) -> None:
+    polls.in_vain = sys.maxsize
+    assert brief().poll(Decimal('0.01')) is False  # type: ignore[arg-type]
+    assert polls.sleeps() == [10]
 
 
 def test_stopped_clock_does_not_make_a_busy_wait_endless(
