@@ -160,6 +160,9 @@ def encode_host(name: str) -> str:
 
     if not isinstance(name, str):
         raise TypeError(f'host name must be a str, not {type(name).__name__}')
+    if name[:1] == '[' and name[-1:] == ']' and _is_ipv6_address(name[1:-1]):
+        # As it is written in a URL.
+        name = name[1:-1]
     if not name or _bad_host_character(name):
         raise ValueError(f'invalid host name: {name[:80]!r}')
     if not name.isascii():

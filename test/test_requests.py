@@ -869,7 +869,8 @@ def test_refused_octets_in_a_host_name() -> None:
         'localhost:80',
         '127.0.0.1:80',
         'beef:80',
-        '[::1]',
+        '[]',
+        '[host]',
         '[::1]:80',
         'a]b',
         'a[b',
@@ -890,6 +891,7 @@ def test_host_name_is_refused_with_a_port_or_brackets(name: str) -> None:
     [
         ('::', '[::]'),
         ('::1', '[::1]'),
+        ('[::1]', '[::1]'),
         ('2001:DB8::7', '[2001:DB8::7]'),
         ('1:2:3:4:5:6:7:8', '[1:2:3:4:5:6:7:8]'),
         ('::ffff:192.0.2.1', '[::ffff:192.0.2.1]'),
