@@ -877,6 +877,8 @@ def test_refused_octets_in_a_host_name() -> None:
         ':',
         ':80',
         '::x',
+        # IDNA makes a colon of it.
+        'a\uff1a80',
     ],
 )
 def test_host_name_is_refused_with_a_port_or_brackets(name: str) -> None:
