@@ -348,12 +348,17 @@ class Session:
         self.fail(ConnectionClosed(f'connection is broken because {what} {how_it_ended(exc)}'))
 
     def leave_role(self, role: Any) -> None:
-        role.release()
-        stream = self.stream
-        if role is stream.reading:
-            stream.announce_role()
-        if stream.closed:
-            stream.close_if_idle()
+        try:
+            role.release()
+            stream = self.stream
+            if role is stream.reading:
+                stream.announce_role()
+            if stream.closed:
+                stream.close_if_idle()
+        except BaseException as exc:
+            # Of a signal handler: the caller does not get the result, and must not go on without.
+            self._interrupted('the end of an operation', exc)
+            raise
 
     # Sending
 
@@ -1064,11 +1069,11 @@ class Session:
                     data = yield from self._co_read_known(body)
                 else:
                     data = yield from self._co_read_unknown(body)
+                self._body_done()
+                return data
             except BaseException as exc:
                 self._reading_failed('reading a response body', exc, False)
                 raise
-            self._body_done()
-            return data
         finally:
             self.leave_role(self.stream.reading)
 
@@ -1155,15 +1160,14 @@ class Session:
             if body is None:
                 return
             try:
-                while True:
-                    body.take_all(self.buf)
-                    if body.state is DONE:
-                        break
+                body.take_all(self.buf)
+                while body.state is not DONE:
                     yield from self._co_fill(body)
+                    body.take_all(self.buf)
+                self._body_done()
             except BaseException as exc:
                 self._reading_failed('discarding a response body', exc, False)
                 raise
-            self._body_done()
         finally:
             self.leave_role(self.stream.reading)
 
@@ -1178,12 +1182,12 @@ class Session:
                 return b''
             try:
                 data = yield from self._co_read_some(body, size)
+                if body.state is DONE:
+                    self._body_done()
+                return data
             except BaseException as exc:
                 self._reading_failed('reading a response body', exc, True)
                 raise
-            if body.state is DONE:
-                self._body_done()
-            return data
         finally:
             self.leave_role(self.stream.reading)
 
@@ -1218,12 +1222,12 @@ class Session:
                 return 0
             try:
                 size = yield from self._co_read_into(body, target)
+                if body.state is DONE:
+                    self._body_done()
+                return size
             except BaseException as exc:
                 self._reading_failed('reading a response body', exc, True)
                 raise
-            if body.state is DONE:
-                self._body_done()
-            return size
         finally:
             self.leave_role(self.stream.reading)
 
