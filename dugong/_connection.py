@@ -116,8 +116,6 @@ class HTTPConnection(io.BufferedIOBase):
         self._ssl_context = ssl_context
         self._proxy = None if proxy is None else proxy
         self._proxy_headers = proxy_headers
-        # Scheme and authority of request targets in absolute form, for a proxy.
-        self._origin: Optional[str]
         self._set_constants()
         #: Seconds that each single wait of a blocking method may take; `None`: no limit.
         self.timeout: Optional[float] = None
@@ -135,9 +133,10 @@ class HTTPConnection(io.BufferedIOBase):
         proxy_fields = CallerFields(self._proxy_headers).lines if self._proxy_headers else ''
         self._tunnel_fields = proxy_fields if tls else ''
         if self._proxy is None or tls:
-            self._origin = None
+            self._origin: Optional[str] = None
             proxy_fields = ''
         else:
+            # For request targets in absolute form.
             self._origin = f'http://{authority}'
         self._start = f' HTTP/1.1\r\nHost: {authority}\r\n{proxy_fields}'
 
@@ -295,9 +294,9 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         session = self._session
-        outstanding = session.outstanding or session.lost is not None
+        loss = session.loss
         session.stream.abort()
-        if not outstanding:
+        if loss is None:
             self._start_session(session)
         session.announce()
         debug('disconnected from %s:%d', self._hostname, self._port)

@@ -158,8 +158,7 @@ def encode_host(name: str) -> str:
     Raises `ValueError` for characters that a host name or address cannot have.
     """
 
-    if not isinstance(name, str):
-        raise TypeError(f'host name must be a str, not {type(name).__name__}')
+    name = plain(name, 'host name')
     if name[:1] == '[' and name[-1:] == ']' and _is_ipv6_address(name[1:-1]):
         # As it is written in a URL.
         name = name[1:-1]

@@ -327,6 +327,10 @@ class Session:
         if self.lost is not None:
             raise ConnectionClosed(self.lost)
 
+    def _raise_send_fault(self) -> None:
+        if self.send_fault is not None:
+            raise ConnectionClosed(self.send_fault.msg)
+
     def _check_connected(self) -> None:
         if self.stream.sock is None:
             raise ConnectionClosed(self.stream.cause if self.stream.closed else 'not connected')
@@ -455,8 +459,8 @@ class Session:
         pending = self.pending
         if pending and pending[-1].pipelined:
             raise StateError(_PIPELINED)
-        if self.send_fault is not None and self.ended is not _CLOSED_AS_ANNOUNCED:
-            raise ConnectionClosed(self.send_fault.msg)
+        if self.ended is not _CLOSED_AS_ANNOUNCED:
+            self._raise_send_fault()
         upload = self.upload
         if upload is not None and upload.state is not COMPLETE:
             if upload.state is AWAIT_CONTINUE:
@@ -525,9 +529,9 @@ class Session:
             body.written(len(piece))
             left -= len(piece)
             piece.release()
-        if left and self.send_fault is not None:
-            # A reader has seen that the server refuses the rest.
-            raise ConnectionClosed(self.send_fault.msg)
+        if left:
+            # A reader may have seen that the server refuses the rest.
+            self._raise_send_fault()
 
     def _read_source(self, source: Source, limit: Optional[int]) -> memoryview:
         try:
@@ -620,9 +624,9 @@ class Session:
             yield from stream.co_wait_send_or_role(
                 lambda: self.send_fault is None and not self._may_look_for_refusal(body)
             )
-        if body is not None and self.send_fault is not None:
-            # A reader has seen that the server refuses the rest.
-            raise ConnectionClosed(self.send_fault.msg)
+        if body is not None:
+            # A reader may have seen that the server refuses the rest.
+            self._raise_send_fault()
 
     def _may_look_for_refusal(self, body: RequestBody) -> bool:
         """Whether what is received next is the answer to the request with *body*."""
@@ -644,19 +648,24 @@ class Session:
             if not stream.reading.locked():
                 look(*args)
 
+    def _receive_at_once(self) -> Optional[int]:
+        """Receive into the buffer what is there; returns like `Stream.try_receive`."""
+
+        stream, buf = self.stream, self.buf
+        size = stream.try_receive(buf.space()) if stream.may_receive() else None
+        if size:
+            buf.e += size
+        return size
+
     def _look_for_refusal(self, request: Request) -> None:
         """Receive what is there; `ConnectionClosed` if it is an answer that ends the upload."""
 
-        stream, buf = self.stream, self.buf
-        if buf.b == buf.e:
-            if not stream.may_receive():
-                return
-            size = stream.try_receive(buf.space())
+        if not len(self.buf):
+            size = self._receive_at_once()
             if size is None:
                 return
             if not size:
                 raise ConnectionClosed('server closed the connection during the upload')
-            buf.e += size
         try:
             head = self._buffered_head()
             while head is not None and head.status < 200 and head.status != 101:
@@ -689,18 +698,17 @@ class Session:
     def _look_for_excess(self) -> None:
         """Receive what is there; `ConnectionClosed` if that is the end, or cannot be right."""
 
-        stream, buf = self.stream, self.buf
+        buf = self.buf
         found = bytes(buf.d[buf.b : buf.e]) if buf.b < buf.e else b''
         try:
             head = self._buffered_head() if found else None
-            while head is None and stream.may_receive():
-                size = stream.try_receive(buf.space())
+            while head is None:
+                size = self._receive_at_once()
                 if not size:
                     if size == 0 and not found:
                         raise ConnectionClosed('server closed the idle connection')
                     break
-                found += buf.view[buf.e : buf.e + size]
-                buf.e += size
+                found += buf.view[buf.e - size : buf.e]
                 head = self._buffered_head()
         except (InvalidResponse, UnsupportedResponse):
             head = None
@@ -725,13 +733,10 @@ class Session:
         body = self._body_of('GET', head)
         if body.state is not DATA:
             return body.error is None
-        stream, buf = self.stream, self.buf
+        buf = self.buf
         size = min(body.remaining, buf.size)
-        while len(buf) < size and stream.may_receive():
-            received = stream.try_receive(buf.space())
-            if not received:
-                break
-            buf.e += received
+        while len(buf) < size and self._receive_at_once():
+            pass
         return len(buf) >= size
 
     def co_write(self, data: Any) -> Coroutine[None]:
@@ -804,8 +809,7 @@ class Session:
     def _check_writing(self) -> None:
         self.raise_fault()
         self._raise_loss()
-        if self.send_fault is not None:
-            raise ConnectionClosed(self.send_fault.msg)
+        self._raise_send_fault()
         cause = self.ended
         if cause is None and self.pending and not self.pending[-1].sent:
             cause = self.closing
@@ -857,8 +861,7 @@ class Session:
                 raise StateError('the body of the previous response was not read to its end')
             if not pending:
                 self._raise_loss()
-                if self.send_fault is not None:
-                    raise ConnectionClosed(self.send_fault.msg)
+                self._raise_send_fault()
                 raise StateError('no response is outstanding')
             request = pending[0]
             head = self._early_head

@@ -7,7 +7,7 @@ import select
 import ssl
 import threading
 import time
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 from contract_support import (
@@ -518,8 +518,31 @@ def test_failing_handshake_leaves_the_object_usable(
 # -- the server closes while a body is being written --------------------------------------------
 
 
-def write_until_closed(conn: HTTPConnection, size: int) -> None:
+class Refusing:
+    """Answers an upload with *raw* when it has the head, and closes or, to *stay*, reads on."""
+
+    def __init__(self, raw: bytes, stay: bool = False) -> None:
+        self._raw = raw
+        self._stay = stay
+        self.answered = threading.Event()
+
+    def __call__(self, peer: Peer) -> None:
+        peer.read_head()
+        peer.send(self._raw)
+        self.answered.set()
+        if self._stay:
+            peer.read_to_eof()
+
+
+def upload_until_closed(
+    conn: HTTPConnection, answered: Optional[threading.Event] = None, path: str = '/'
+) -> None:
+    """Upload more than the kernel takes, if given only when the server has *answered*."""
     block = bytes(1 << 16)
+    size = 1 << 26
+    conn.send_request('PUT', path, body=BodyFollowing(size))
+    if answered is not None:
+        assert answered.wait(LIMIT)
     with pytest.raises(ConnectionClosed):
         for _ in range(size // len(block)):
             conn.write(block)
@@ -529,18 +552,9 @@ def write_until_closed(conn: HTTPConnection, size: int) -> None:
 def test_answer_sent_before_closing_can_be_fetched(
     fields: Any, transport: str, connect: Any
 ) -> None:
-    answered = threading.Event()
-
-    def handler(peer: Peer) -> None:
-        peer.read_head()
-        peer.send(reply(b'too large', '413 Too Large', fields))
-        answered.set()
-
+    handler = Refusing(reply(b'too large', '413 Too Large', fields))
     conn = connect(handler)
-    size = 1 << 26
-    conn.send_request('PUT', '/', body=BodyFollowing(size))
-    assert answered.wait(LIMIT)
-    write_until_closed(conn, size)
+    upload_until_closed(conn, handler.answered)
     # The body counts as sent.
     assert not conn._out_remaining
     response = conn.read_response()
@@ -558,11 +572,8 @@ def test_earlier_answers_can_be_fetched_after_a_broken_write(transport: str, con
         answered.set()
 
     conn = connect(handler)
-    size = 1 << 26
     conn.send_request('GET', '/1')
-    conn.send_request('PUT', '/2', body=BodyFollowing(size))
-    assert answered.wait(LIMIT)
-    write_until_closed(conn, size)
+    upload_until_closed(conn, answered, '/2')
     assert conn.read_response().path == '/1'
     assert conn.readall() == b'first'
     assert conn.read_response().path == '/2'
@@ -579,9 +590,7 @@ def test_closing_without_an_answer_is_connection_closed_again(
 
     server = serve([handler, Answers(reply(b'anew'))])
     conn = connect(server)
-    size = 1 << 26
-    conn.send_request('PUT', '/', body=BodyFollowing(size))
-    write_until_closed(conn, size)
+    upload_until_closed(conn)
     for _ in range(2):
         with pytest.raises(ConnectionClosed):
             conn.read_response()
@@ -595,19 +604,10 @@ def test_closing_without_an_answer_is_connection_closed_again(
 
 
 def test_after_a_broken_write_the_connection_takes_no_request(connect: Any, serve: Any) -> None:
-    answered = threading.Event()
-
-    def handler(peer: Peer) -> None:
-        peer.read_head()
-        peer.send(reply(b'no', '403 Forbidden'))
-        answered.set()
-
+    handler = Refusing(reply(b'no', '403 Forbidden'))
     server = serve([handler, Answers(reply(b'anew'))])
     conn = connect(server)
-    size = 1 << 26
-    conn.send_request('PUT', '/', body=BodyFollowing(size))
-    assert answered.wait(LIMIT)
-    write_until_closed(conn, size)
+    upload_until_closed(conn, handler.answered)
     conn.read_response()
     conn.readall()
     with pytest.raises(ConnectionClosed):
@@ -620,19 +620,9 @@ def test_after_a_broken_write_the_connection_takes_no_request(connect: Any, serv
 
 def test_reader_is_told_at_once_that_the_connection_takes_no_request(connect: Any) -> None:
     """Although another thread, the server's, could be about to send one."""
-
-    def handler(peer: Peer) -> None:
-        peer.read_head()
-        peer.send(reply(b'no', '403 Forbidden'))
-        answered.set()
-        peer.read_to_eof()
-
-    answered = threading.Event()
+    handler = Refusing(reply(b'no', '403 Forbidden'), stay=True)
     conn = connect(handler)
-    size = 1 << 26
-    conn.send_request('PUT', '/', body=BodyFollowing(size))
-    assert answered.wait(LIMIT)
-    write_until_closed(conn, size)
+    upload_until_closed(conn, handler.answered)
     conn.read_response()
     conn.readall()
     began = time.monotonic()
@@ -953,18 +943,9 @@ def test_after_announced_close_nothing_is_sent_and_send_request_does_not_raise(
 def test_after_a_refused_upload_and_announced_close_send_request_does_not_raise(
     transport: str, connect: Any
 ) -> None:
-    def handler(peer: Peer) -> None:
-        peer.read_head()
-        peer.send(reply(b'no', '413 Content Too Large', 'Connection: close'))
-        answered.set()
-        peer.read_to_eof()
-
-    answered = threading.Event()
+    handler = Refusing(reply(b'no', '413 Content Too Large', 'Connection: close'), stay=True)
     conn = connect(handler)
-    size = 1 << 26
-    conn.send_request('PUT', '/', body=BodyFollowing(size))
-    assert answered.wait(LIMIT)
-    write_until_closed(conn, size)
+    upload_until_closed(conn, handler.answered)
     assert conn.read_response().status == 413
     assert conn.readall() == b'no'
     conn.send_request('GET', '/')

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Tuple
 
 import pytest
 from conftest import Certificates
@@ -66,6 +66,15 @@ def lasting(least: float, most: float) -> Iterator[None]:
     yield
     passed = time.monotonic() - began
     assert least <= passed < most
+
+
+def run_program(program: str) -> Tuple[bytes, bytes]:
+    """Run *program* in a process of its own; returns what it wrote to output and error."""
+    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).resolve().parent.parent)}
+    process = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, env=environment, timeout=LIMIT + 10
+    )
+    return process.stdout, process.stderr
 
 
 class Alive:
@@ -383,11 +392,7 @@ with HTTPConnection({server.host!r}, {server.port}) as conn:
         except StateError:
             print(time.monotonic() - began < 0.5)
 """
-    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).resolve().parent.parent)}
-    process = subprocess.run(
-        [sys.executable, '-c', program], capture_output=True, env=environment, timeout=LIMIT + 10
-    )
-    assert (process.stdout, process.stderr) == (b'True\nTrue\n', b'')
+    assert run_program(program) == (b'True\nTrue\n', b'')
 
 
 def test_coroutine_does_not_wait_for_a_sender(connect: Any) -> None:
@@ -532,11 +537,7 @@ try:
 except StateError:
     print('nothing')
 """
-    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).resolve().parent.parent)}
-    process = subprocess.run(
-        [sys.executable, '-c', program], capture_output=True, env=environment, timeout=LIMIT
-    )
-    assert (process.stdout, process.stderr) == (b'nothing\n', b'')
+    assert run_program(program) == (b'nothing\n', b'')
 
 
 @pytest.mark.parametrize('expect100', [False, True])
