@@ -415,20 +415,17 @@ class RequestBody:
     called once.
     """
 
-    __slots__ = ('awaits_eof', 'length', 'remaining', 'state')
+    __slots__ = ('awaits_eof', 'chunked', 'length', 'remaining', 'state')
 
     def __init__(self, length: Optional[int] = 0, await_continue: bool = False) -> None:
         self.length = length
+        self.chunked = length is None
         self.remaining = length or 0
         self.awaits_eof = True
         if length == 0:
             self.state = COMPLETE
         else:
             self.state = AWAIT_CONTINUE if await_continue else WRITING
-
-    @property
-    def chunked(self) -> bool:
-        return self.length is None
 
     def framing_field(self) -> str:
         """Return the field line that tells the server where the body ends."""

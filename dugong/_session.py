@@ -616,7 +616,7 @@ class Session:
             yield from stream.co_wait_send()
         elif self._may_look_for_refusal(body):
             # A reader may have received it together with an earlier answer.
-            if self.buf.b == self.buf.e and not stream.may_receive():
+            if self.buf.b == self.buf.e and not stream.holds_something:
                 yield from stream.co_wait_send_or_receive()
             if self._may_look_for_refusal(body):
                 self._peek(self._look_for_refusal, self.pending[0])
@@ -807,9 +807,12 @@ class Session:
             self.leave_role(self.stream.sending)
 
     def _check_writing(self) -> None:
-        self.raise_fault()
-        self._raise_loss()
-        self._raise_send_fault()
+        if self.fault is not None or self.stream.closed:
+            self.raise_fault()
+        if self.lost is not None:
+            self._raise_loss()
+        if self.send_fault is not None:
+            self._raise_send_fault()
         cause = self.ended
         if cause is None and self.pending and not self.pending[-1].sent:
             cause = self.closing
@@ -823,12 +826,10 @@ class Session:
         body = self.upload
         if body is None:
             raise StateError('no request body is being written')
-        try:
-            body.check_writable()
-        except StateError:
+        if body.state is not WRITING:
             # Another thread may have ended it a moment ago.
             self._check_writing()
-            raise
+            body.check_writable()
         return body
 
     # Receiving

@@ -548,14 +548,20 @@ class Stream:
             size = self.try_receive(view)
         return size
 
+    @property
+    def holds_something(self) -> bool:
+        """Whether `try_receive` will find something, or the end, that `poll` cannot see."""
+
+        if self._at_end or self._tls_error is not None:
+            return True
+        return self._tls_lock is not None and self.sock.pending() > 0
+
     def may_receive(self) -> bool:
         """Tell without waiting whether `try_receive` may find something, or the end."""
 
         if self.closed or self.sock is None:
             return False
-        if self._at_end or self._tls_error is not None:
-            return True
-        if self._tls_lock is not None and self.sock.pending():
+        if self.holds_something:
             return True
         found = bool(self._probe(0))
         if self._tls_lock is None:
@@ -572,7 +578,7 @@ class Stream:
         Mostly that is all of them, and so there is no need for a coroutine.
         """
 
-        return 0 if self.must_wait_to_send else self.try_send(data) or 0
+        return 0 if self._sent_burst >= BURST else self.try_send(data) or 0
 
     def try_send(self, data: Data) -> Optional[int]:
         """Send as much of *data* as is possible without waiting.
@@ -605,7 +611,8 @@ class Stream:
             self._reraise(exc, 'while sending')
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
-        self._count_sent(size, len(data))
+        # What `_count_sent` does.
+        self._sent_burst = self._sent_burst + size + _COST if size == len(data) else BURST
         return size
 
     def _send_records(self, data: Data) -> int:
