@@ -19,20 +19,9 @@ from ._exceptions import InvalidResponse, UnsupportedResponse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, NamedTuple, Optional, Tuple, Union
+    from typing import Dict, List, Optional, Tuple, Union
 
     from ._buffer import _Buffer
-
-    class _Head(NamedTuple):
-        minor: int
-        status: int
-        reason: str
-        fields: str
-        framing: Dict[str, List[str]]
-else:
-    from collections import namedtuple
-
-    _Head = namedtuple('_Head', 'minor status reason fields framing')
 
 #: The characters of a token (RFC 9110, section 5.6.2), for use in a character class.
 TOKEN_CHARACTERS = r"!#$%&'*+\-.0-9A-Z^_`a-z|~"
@@ -76,15 +65,25 @@ def excerpt(data: Union[bytes, bytearray, str]) -> str:
     return repr(raw[:_EXCERPT]) + ('…' if len(raw) > _EXCERPT else '')
 
 
-class ResponseHead(_Head):
+class ResponseHead:
     """A parsed response head.
 
-    *minor* (int) is the minor HTTP version, *fields* (str) the field lines, each with a CRLF
-    before it. *framing* maps the names of those fields that tell where the message ends, and
-    whether it is the last one, to their values, all in lower case.
+    *minor* (int) is the minor HTTP version, *status* (int) and *reason* (str) are from the status
+    line, too. *fields* (str) are the field lines, each with a CRLF before it. *framing* maps the
+    names of those fields that tell where the message ends, and whether it is the last one, to
+    their values, all in lower case.
     """
 
-    __slots__ = ()
+    __slots__ = ('fields', 'framing', 'minor', 'reason', 'status')
+
+    def __init__(
+        self, minor: int, status: int, reason: str, fields: str, framing: Dict[str, List[str]]
+    ) -> None:
+        self.minor = minor
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self.framing = framing
 
     def members(self, name: str) -> List[str]:
         """Return the members of the list-valued field *name* (RFC 9110, section 5.6.1)."""

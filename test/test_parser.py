@@ -38,7 +38,7 @@ from dugong._parser import (
 def test_status_line(case):
     line, expected = case
     head = parse_head(line)
-    assert head[:3] == expected
+    assert (head.minor, head.status, head.reason) == expected
     assert head.fields == '' and head.framing == {}
     check_status_line(line.encode('latin1'))
 
