@@ -1039,7 +1039,8 @@ class Session:
     def _readable_body(self) -> Optional[ResponseBody]:
         """Return the body that is being read, `None` if nothing is left of it."""
 
-        self.raise_fault_of_reading()
+        if self.fault is not None or self.lost is not None or self.stream.closed:
+            self.raise_fault_of_reading()
         body = self.body
         return None if body is None or body.state is DONE else body
 
@@ -1240,9 +1241,12 @@ class Session:
 
         buf = self.buf
         while True:
-            size = body.take_into(buf, target)
-            if size or body.state is DONE:
-                return size
+            if buf.b < buf.e:
+                size = body.take_into(buf, target)
+                if size:
+                    return size
+            if body.state is DONE:
+                return 0
             if body.state is DATA and body.remaining >= _DIRECT <= len(target):
                 with target[: body.remaining] as part:
                     size = yield from self.stream.co_receive(part)
