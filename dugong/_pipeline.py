@@ -469,7 +469,7 @@ class _Pipeline:
                 session.send_now(pieces)
             except ConnectionClosed as exc:
                 # Answers that came before can still be read.
-                session.send_fault = exc
+                session.send_fault = exc.msg
                 self._drop_unsent(session)
                 return
             if self._uploading:
@@ -499,7 +499,7 @@ class _Pipeline:
             self._send_ahead(session)
         if not flight:
             assert session.send_fault is not None
-            raise ConnectionClosed(session.send_fault.msg)
+            raise ConnectionClosed(session.send_fault)
         item = flight[0]
         response = self._response
         if response is None:

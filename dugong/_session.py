@@ -8,7 +8,7 @@ not even a coroutine that still waits in it, can touch the new one.
 What keeps a session from being used is one of these:
 
 - `fault`: what every call raises from now on, e.g. after a framing error;
-- `send_fault`: what sending raises, while answers may still be read;
+- `send_fault`: why sending raises `ConnectionClosed`, while answers may still be read;
 - `closing`: no more requests are sent, but the answers to those sent are read;
 - `ended`: nothing more will be received either.
 
@@ -202,7 +202,7 @@ class Session:
         # The last request with a body that is written piece by piece.
         self.upload: Optional[RequestBody] = None
         self.fault: Optional[_GeneralError] = None
-        self.send_fault: Optional[_GeneralError] = None
+        self.send_fault: Optional[str] = None
         self.closing: Optional[str] = None
         self.ended: Optional[str] = None
         # Collects a head that does not fit into the buffer, or arrives in pieces.
@@ -329,7 +329,7 @@ class Session:
 
     def _raise_send_fault(self) -> None:
         if self.send_fault is not None:
-            raise ConnectionClosed(self.send_fault.msg)
+            raise ConnectionClosed(self.send_fault)
 
     def _check_connected(self) -> None:
         if self.stream.sock is None:
@@ -486,7 +486,7 @@ class Session:
     def _body_failed(self, body: RequestBody, exc: BaseException, what: str) -> None:
         if isinstance(exc, ConnectionClosed):
             # Answers that the server sent before it closed can still be read.
-            self.send_fault = ConnectionClosed(exc.msg)
+            self.send_fault = exc.msg
             body.finish()
         else:
             self._interrupted(what, exc)
@@ -1005,7 +1005,7 @@ class Session:
                 return
             body.finish()
             self.closing = _NOT_SENT_IN_FULL
-            self.send_fault = ConnectionClosed(_refusal(head))
+            self.send_fault = _refusal(head)
             if self.stream.sender_waits:
                 self.stream.stop_sending(self.sender is not threading.current_thread())
 

@@ -518,10 +518,15 @@ class Stream:
         """
 
         self._expects_much = True
+        for size in (_RECEIVE_AHEAD, 1):
+            self._tell_kernel(socket.SOL_SOCKET, 'SO_RCVLOWAT', size)
+
+    def _tell_kernel(self, level: int, option: str, value: int) -> None:
+        """Set a socket option that only Linux has, or that has this effect only there."""
+
         if sys.platform == 'linux':
             with suppress(OSError, ValueError, AttributeError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _RECEIVE_AHEAD)
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                self.sock.setsockopt(level, getattr(socket, option), value)
 
     def co_receive(self, view: memoryview, head: bool = False) -> Coroutine[int]:
         """Receive at least one byte into *view*; returns their number, 0 at the end.
@@ -618,23 +623,17 @@ class Stream:
     def _send_records(self, data: Data) -> int:
         """Send *data*, which takes many TLS records.
 
-        OpenSSL makes a system call for each of them. Without the cork, each would be sent at once,
-        in a packet of its own or with an incomplete one at its end.
+        OpenSSL makes a system call for each of them, and each would be sent at once, in a packet
+        of its own or with an incomplete one at its end. The cork keeps an incomplete packet until
+        there is more, or it is taken off.
         """
 
-        self._cork(True)
+        self._tell_kernel(socket.IPPROTO_TCP, 'TCP_CORK', 1)
         try:
             size: int = self.sock.send(data)
         finally:
-            self._cork(False)
+            self._tell_kernel(socket.IPPROTO_TCP, 'TCP_CORK', 0)
         return size
-
-    def _cork(self, on: bool) -> None:
-        """Have the kernel keep an incomplete packet until there is more, or *on* is false."""
-
-        if sys.platform == 'linux':
-            with suppress(OSError, ValueError, AttributeError):
-                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     @property
     def vectored(self) -> bool:
