@@ -182,9 +182,9 @@ def test_charts_are_drawn(bench, tmp_path):
 
     path = tmp_path / 'chart.svg'
     plot = bench('plot')
-    assert plot.draw(pyplot, DOCUMENT, 'requests', str(path))
+    assert plot.draw(pyplot, DOCUMENT, plot.CHARTS['requests'], str(path))
     assert b'<svg' in path.read_bytes()
-    assert not plot.draw(pyplot, DOCUMENT, 'uploads', str(path))
+    assert not plot.draw(pyplot, DOCUMENT, plot.CHARTS['uploads'], str(path))
 
 
 def test_results_are_written_for_the_documentation(bench):

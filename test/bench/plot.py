@@ -2,7 +2,7 @@
 """Draw what `run.py --save` wrote: `python3 test/bench/plot.py RESULTS.json [DIRECTORY]`.
 
 Makes one SVG file for each group of workloads, `benchmark-GROUP.svg`, with a panel of bars
-for each workload: the shorter, the better. `benchmark-overview.svg` has the most important ones.
+for each workload: the shorter, the better; `benchmark-overview.svg` has the most important ones.
 Writes `performance-results.txt` for the documentation, with the charts, the numbers, and the bars.
 """
 
@@ -10,42 +10,50 @@ import argparse
 import json
 import os
 import sys
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, NamedTuple
 
 from clients import CLIENTS, OURS
 from environment import Environment, default_directory
 from run import bar_table, format_seconds
 from workloads import KIB, WORKLOADS, Workload
 
-COLUMNS = 2
-#: The workloads in the overview, which has a column for each.
-OVERVIEW = ('get', 'pipeline-coroutines', 'readall-64M')
 #: Bars longer than this many times ours are cut, their numbers tell.
 CUT = 8.0
 
-TITLES = {
-    'overview': 'Time per request or body',
-    'requests': 'Small requests (time per request)',
-    'bodies': 'Downloads (time per body)',
-    'uploads': 'Uploads (time per body)',
-    'tls': 'Over TLS (time per request or body)',
-    'footprint': 'Footprint',
+
+class Chart(NamedTuple):
+    """A file with a panel for each workload, or two for that of memory."""
+
+    title: str
+    workloads: List[Workload]
+    columns: int = 2
+
+
+def all_of(group: str) -> List[Workload]:
+    return [load for load in WORKLOADS.values() if load.group == group]
+
+
+CHARTS = {
+    'requests': Chart('Small requests (time per request)', all_of('requests')),
+    'bodies': Chart('Downloads (time per body)', all_of('bodies')),
+    'uploads': Chart('Uploads (time per body)', all_of('uploads')),
+    'tls': Chart('Over TLS (time per request or body)', all_of('tls')),
+    'footprint': Chart('Footprint', all_of('footprint')),
 }
+OVERVIEW = Chart(
+    'Time per request or body',
+    [WORKLOADS[name] for name in ('get', 'pipeline-coroutines', 'readall-64M')],
+    columns=3,
+)
+
 COLOURS = {OURS: '#c2410c', 'raw': '#9ca3af', 'pycurl': '#0f766e'}
 OTHERS = '#60a5fa'
 
 
-def workloads(group: str) -> List[Workload]:
-    """The workloads in the chart *group*."""
-    if group == 'overview':
-        return [WORKLOADS[name] for name in OVERVIEW]
-    return [load for load in WORKLOADS.values() if load.group == group]
-
-
-def panels(document: Dict[str, Any], group: str) -> List[Dict[str, Any]]:
+def panels(document: Dict[str, Any], chart: Chart) -> List[Dict[str, Any]]:
     """The panels of a chart: title, and the value and the text of each client's bar."""
     found = []
-    for load in workloads(group):
+    for load in chart.workloads:
         measured = document['medians'].get(load.name)
         if not measured:
             continue
@@ -62,14 +70,14 @@ def panels(document: Dict[str, Any], group: str) -> List[Dict[str, Any]]:
     return found
 
 
-def draw(pyplot: Any, document: Dict[str, Any], group: str, path: str) -> bool:
+def draw(pyplot: Any, document: Dict[str, Any], chart: Chart, path: str) -> bool:
     """Draw one chart into the file *path*; False if there is nothing to draw."""
-    charts = panels(document, group)
-    if not charts:
+    found = panels(document, chart)
+    if not found:
         return False
-    columns = min(len(OVERVIEW) if group == 'overview' else COLUMNS, len(charts))
-    rows = -(-len(charts) // columns)
-    longest = max(len(chart['values']) for chart in charts)
+    columns = min(chart.columns, len(found))
+    rows = -(-len(found) // columns)
+    longest = max(len(panel['values']) for panel in found)
     figure, axes = pyplot.subplots(
         rows,
         columns,
@@ -77,11 +85,11 @@ def draw(pyplot: Any, document: Dict[str, Any], group: str, path: str) -> bool:
         figsize=(5.5 * columns, rows * (0.9 + 0.24 * longest)),
         layout='constrained',
     )
-    figure.suptitle(f'{TITLES[group]}: shorter is better')
+    figure.suptitle(f'{chart.title}: shorter is better')
     flat = [axis for row in axes for axis in row]
-    for axis, chart in zip(flat, charts):
-        draw_panel(axis, chart, longest)
-    for axis in flat[len(charts) :]:
+    for axis, panel in zip(flat, found):
+        draw_panel(axis, panel, longest)
+    for axis in flat[len(found) :]:
         axis.axis('off')
     machine = document['machine']
     figure.supxlabel(
@@ -92,12 +100,13 @@ def draw(pyplot: Any, document: Dict[str, Any], group: str, path: str) -> bool:
     # No date, so that the same results give the same file.
     figure.savefig(path, metadata={'Date': None})
     pyplot.close(figure)
+    print(path)
     return True
 
 
-def draw_panel(axis: Any, chart: Dict[str, Any], longest: int) -> None:
+def draw_panel(axis: Any, panel: Dict[str, Any], longest: int) -> None:
     """Draw one panel; the bars are as thick as where there are *longest* of them."""
-    values = chart['values']
+    values = panel['values']
     names = sorted(values, key=values.get, reverse=True)
     reference = values.get(OURS, min(values.values()))
     end = min(max(values.values()), CUT * reference)
@@ -108,9 +117,9 @@ def draw_panel(axis: Any, chart: Dict[str, Any], longest: int) -> None:
     )
     for place, name in enumerate(names):
         cut = values[name] > end
-        text = f' {chart["texts"][name]}' + (' →' if cut else '')
+        text = f' {panel["texts"][name]}' + (' →' if cut else '')
         axis.text(min(values[name], end), place, text, va='center', fontsize='small')
-    axis.set_title(chart['title'], fontsize='medium')
+    axis.set_title(panel['title'], fontsize='medium')
     # Room for the text beside the longest bar.
     axis.set_xlim(0, end * 1.3)
     axis.set_ylim(len(names) - longest - 0.6, len(names) - 0.4)
@@ -119,15 +128,15 @@ def draw_panel(axis: Any, chart: Dict[str, Any], longest: int) -> None:
         axis.spines[side].set_visible(False)
 
 
-def results(document: Dict[str, Any], groups: List[str]) -> Iterator[str]:
+def results(document: Dict[str, Any], drawn: List[str]) -> Iterator[str]:
     """The lines of the file with all results."""
     machine = document['machine']
     yield f'{document["implementation"]} {document["python"]}, {document["server"]};'
     yield f'{machine["cpu"]}, {machine["cores"]} cores; medians of {document["rounds"]} rounds.'
-    for group in groups:
+    for name in drawn:
         yield ''
-        yield f'.. image:: benchmark-{group}.svg'
-        yield f'   :alt: {TITLES[group]}, beside other clients'
+        yield f'.. image:: benchmark-{name}.svg'
+        yield f'   :alt: {CHARTS[name].title}, beside other clients'
     yield ''
     yield 'Wall-clock time of dugong, and how many times as long the others took::'
     yield ''
@@ -172,13 +181,13 @@ def main() -> int:
     with open(options.results) as fh:
         document = json.load(fh)
     os.makedirs(options.directory, exist_ok=True)
-    drawn = []
-    for group in TITLES:
-        path = os.path.join(options.directory, f'benchmark-{group}.svg')
-        if draw(pyplot, document, group, path):
-            print(path)
-            if group != 'overview':
-                drawn.append(group)
+    pattern = os.path.join(options.directory, 'benchmark-{}.svg')
+    drawn = [
+        name
+        for name, chart in CHARTS.items()
+        if draw(pyplot, document, chart, pattern.format(name))
+    ]
+    draw(pyplot, document, OVERVIEW, pattern.format('overview'))
     path = os.path.join(options.directory, 'performance-results.txt')
     with open(path, 'w', encoding='utf-8') as fh:
         fh.writelines(f'{line}\n' for line in results(document, drawn))
