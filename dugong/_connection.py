@@ -8,6 +8,7 @@ connect to, the rules for connecting anew, and the interface of a readable binar
 from __future__ import annotations
 
 import io
+import operator
 import threading
 from base64 import b64encode
 
@@ -671,9 +672,10 @@ class HTTPConnection(io.BufferedIOBase):
         Requests that a lost connection leaves unanswered are sent again on a new one if their
         method is idempotent (RFC 9110, section 9.2.2). After *max_retries* (int) connections in
         a row that brought no complete answer, the last error is raised. A time-out counts as a
-        lost connection. A request that is not idempotent is sent only when all others are
-        answered, and nothing is sent before its answer is there. If the connection is lost in
-        between, it is not repeated: `ConnectionClosed`.
+        lost connection, and so does a response that breaks the framing, if other requests were in
+        flight with it; its request is then repeated alone. A request that is not idempotent is
+        sent only when all others are answered, and nothing is sent before its answer is there. If
+        the connection is lost in between, it is not repeated: `ConnectionClosed`.
 
         The attributes `sent`, `repeated`, `connections` and `in_flight` of the iterator are
         numbers; `unanswered` and `uncertain` are lists of requests: those taken from *requests*
@@ -771,6 +773,28 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         return eval_coroutine(self._session.co_peek(), self.timeout)
+
+    def readline(self, size: Optional[int] = -1) -> bytes:
+        """Read up to and including the next LF of the body, and at most *size* bytes of it.
+
+        Empty at the end of the body. Waits and raises as `read`.
+        """
+
+        # That of the base class counts only the bytes since the last `peek`.
+        limit = -1 if size is None else operator.index(size)
+        pieces = []
+        while limit:
+            data = self.peek()
+            if not data:
+                break
+            end = data.find(b'\n') + 1 or len(data)
+            piece = self.read(end if limit < 0 else min(end, limit))
+            pieces.append(piece)
+            if piece.endswith(b'\n'):
+                break
+            if limit > 0:
+                limit -= len(piece)
+        return b''.join(pieces)
 
 
 def _md5(data: memoryview) -> str:

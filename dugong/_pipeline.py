@@ -288,8 +288,7 @@ class _Pipeline:
             raise ConnectionClosed(session.fault.msg)
         session.raise_fault()
         if session.reading_body or self._response is not None:
-            own = self._response or self._streamed
-            self._check_alone(session.reading_body and session.response is not own)
+            self._check_alone(session.reading_body and not self._reading_own_body(session))
             return session
         self._completed()
         if self._flight:
@@ -392,6 +391,12 @@ class _Pipeline:
             self._waiting.appendleft(item)
         session.leave_role(session.stream.sending)
 
+    def _reading_own_body(self, session: Session) -> bool:
+        """Whether the body that is being read is that of a response of this pipeline."""
+
+        own = self._response or self._streamed
+        return session.reading_body and session.response is own
+
     def _finish(self, cause: Optional[str]) -> None:
         self._finished = True
         session = self._session
@@ -400,7 +405,7 @@ class _Pipeline:
         if self._out:
             self._drop_unsent(session)
             session.fail(ConnectionClosed('only a part of a request was sent'))
-        if cause is not None and (self._flight or session.outstanding):
+        if cause is not None and (self._flight or self._reading_own_body(session)):
             session.fail(ConnectionClosed(cause))
 
     # Sending

@@ -8,13 +8,12 @@ which may be credentials.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from ._parser import TOKEN_CHARACTERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Iterable, Optional, Tuple, Union
+    from typing import Any, Dict, Iterable, Mapping, Optional, Tuple, Union
 
 _is_token = re.compile(rf'[{TOKEN_CHARACTERS}]+').fullmatch
 _is_target = re.compile('[\x21-\x7e\x80-\xff]+').fullmatch
@@ -124,7 +123,7 @@ class CallerFields:
         names: Dict[str, str] = {}
         if isinstance(headers, (str, bytes)):
             raise TypeError(f'headers must be a mapping, not {type(headers).__name__}')
-        for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+        for name, value in headers.items() if hasattr(headers, 'items') else headers:
             lowered, text, line = encoded_field(name, value)
             if lowered in _OWN_FIELDS or (expect_continue and lowered == 'expect'):
                 continue

@@ -997,6 +997,52 @@ def test_closing_between_steps_ends_it(close: str, connect: Connect, transport: 
     assert fetch(conn, numbered(3)).answers == 3
 
 
+@pytest.mark.parametrize('stream', [False, True])
+@pytest.mark.parametrize('end', ['closed', 'dropped'])
+def test_end_of_a_pipeline_without_requests_in_flight_harms_nothing(
+    end: str, stream: bool, connect: Connect, transport: str
+) -> None:
+    site = Site()
+    conn = connect(site.handler())
+    pipeline = conn.pipeline(['/0'], stream=stream)
+    next(pipeline)
+    conn.discard()
+    assert not pipeline.in_flight
+    conn.send_request('GET', '/later')
+    if end == 'closed':
+        pipeline.close()
+    else:
+        del pipeline
+        gc.collect()
+    assert conn.read_response().path == '/later'
+    assert conn.readall()
+    assert len(site.arrived) == 1
+
+
+def test_end_of_a_pipeline_leaves_another_one_alone(connect: Connect, transport: str) -> None:
+    site = Site()
+    conn = connect(site.handler())
+    first = conn.pipeline(['/0'])
+    next(first)
+    second = conn.pipeline(numbered(10))
+    next(second)
+    first.close()
+    assert len(list(second)) == 9
+    assert second.connections == 1
+
+
+def test_end_of_a_pipeline_in_the_middle_of_a_body_breaks_the_connection(
+    connect: Connect, transport: str
+) -> None:
+    conn = connect(Site().handler())
+    pipeline = conn.pipeline(['/0'], stream=True)
+    next(pipeline)
+    assert not pipeline.in_flight
+    pipeline.close()
+    with pytest.raises(ConnectionClosed):
+        conn.readall()
+
+
 @pytest.mark.parametrize('close', ['disconnect', 'reset', 'pipeline'])
 @pytest.mark.parametrize('cut', [None, 20, 60])
 def test_closing_in_another_thread_ends_a_step(

@@ -282,6 +282,26 @@ def test_wrapper_loses_no_pipelined_responses(
     assert capfd.readouterr() == ('', '')
 
 
+@pytest.mark.parametrize('size', [1, 2, 3, 4, 5, 100, -1, None])
+def test_readline_reads_one_line_of_limited_size(size: Any, connect: Any) -> None:
+    conn = connect(Answers(chunked_reply(b't', b'wo\nxy', b'z', b'\n', b'\nend')))
+    conn.send_request('GET', '/')
+    conn.read_response()
+    file = io.BytesIO(b'two\nxyz\n\nend')
+    line = b'first'
+    while line:
+        line = conn.readline(size)
+        assert line == file.readline(size)
+
+
+def test_readline_of_nothing(connect: Any) -> None:
+    conn = connect(Answers(reply(b'line\n')))
+    conn.send_request('GET', '/')
+    conn.read_response()
+    assert conn.readline(0) == b''
+    assert conn.readlines() == [b'line\n']
+
+
 @leaving
 def test_wrapper_that_ends_before_the_body_leaves_the_rest(
     leave: Any, transport: str, connect: Any, serve: Any
