@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from contextlib import suppress
 
 from ._exceptions import ConnectionTimedOut
 from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, timeout_message
@@ -134,50 +133,53 @@ class AioFuture(_FutureOf['T']):
     def __await__(self) -> Generator[Any, None, T]:
         """Wait for the result."""
 
-        if self._awaiter is None and not self.done():
-            yield from self._step_while_awaited()
-        result = super().__await__()
-        # The traceback of an error refers to this frame; do not let the frame refer to the error.
-        del self
-        return (yield from result)
+        return super().__await__() if self.done() else self._step_while_awaited()
 
     __iter__ = __await__
 
-    def _step_while_awaited(self) -> Generator[Any, None, None]:
-        """Wait until this is done; the task that awaits it runs the coroutine by itself.
+    def _step_while_awaited(self) -> Generator[Any, None, T]:
+        """Wait for the result; the task that awaits it runs the coroutine by itself.
 
         Otherwise a task that is cancelled between the last step and its own turn, as it happens in
         `asyncio.wait_for`, would lose the result. This way the coroutine is closed while it waits:
         what has arrived is still there for the next call.
         """
 
-        self.add_done_callback(AioFuture._wake)
-        awaiter: Optional[asyncio.Future[Optional[BaseException]]] = None
-        try:
-            while not self.done():
-                self._awaiter = awaiter = self._aio_loop.create_future()
-                error = yield from awaiter
+        if self._awaiter is None:
+            self.add_done_callback(AioFuture._wake)
+            awaiter: Optional[asyncio.Future[Optional[BaseException]]] = None
+            try:
+                while not self.done():
+                    self._awaiter = awaiter = self._aio_loop.create_future()
+                    error = yield from awaiter
+                    self._awaiter = None
+                    self._step(error)
+            except asyncio.CancelledError:
                 self._awaiter = None
-                self._step(error)
-        except asyncio.CancelledError:
-            self._awaiter = None
-            if not (self.cancel() and self.done()) or self.cancelled():
-                raise
-        finally:
-            if self._awaiter is not None:
-                # The task is destroyed. The coroutine goes on.
-                self._awaiter = None
-                if awaiter is not None and awaiter.done() and not self._aio_loop.is_closed():
-                    self._aio_loop.call_soon(self._step)
-            self.remove_done_callback(AioFuture._wake)
+                if not (self.cancel() and self.done()) or self.cancelled():
+                    raise
+            finally:
+                if self._awaiter is not None:
+                    # The task is destroyed. The coroutine goes on.
+                    self._awaiter = None
+                    if awaiter is not None and awaiter.done() and not self._aio_loop.is_closed():
+                        self._aio_loop.call_soon(self._step)
+                self.remove_done_callback(AioFuture._wake)
+        # Else another task runs it.
+        result = super().__await__()
+        # The traceback of an error refers to this frame; do not let the frame refer to the error.
+        del self
+        return (yield from result)
 
     def _wake(self, error: Optional[BaseException] = None) -> None:
         """Wake up the task that awaits this."""
 
-        # It may have been cancelled, or woken up by something else that ends the same wait.
-        with suppress(asyncio.InvalidStateError):
+        try:
             if self._awaiter is not None:
                 self._awaiter.set_result(error)
+        except asyncio.InvalidStateError:
+            # It was cancelled, or woken up by something else that ends the same wait.
+            pass
 
     def _resume(
         self, error: Optional[BaseException] = None, unmet: Optional[PollNeeded] = None

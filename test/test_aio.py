@@ -541,6 +541,22 @@ def test_future_goes_on_when_the_task_that_awaits_it_is_destroyed(
     run(main)
 
 
+def test_future_is_awaited_twice_before_either_waits(run: Runner, pair: Pair) -> None:
+    async def main() -> None:
+        future = AioFuture(Waiting(pair[0]).crt)
+        both = [future.__await__(), future.__await__()]
+        for one in both:
+            next(one)
+        pair[1].send(b'x')
+        await turns()
+        for one in both:
+            with pytest.raises(StopIteration) as caught:
+                next(one)
+            assert caught.value.value == 'result'
+
+    run(main)
+
+
 def test_several_tasks_await_the_same_future(run: Runner, pair: Pair) -> None:
     async def main() -> None:
         async def wait() -> str:
