@@ -157,6 +157,9 @@ class AioFuture(_FutureOf['T']):
             except asyncio.CancelledError:
                 self._awaiter = None
                 if not (self.cancel() and self.done()) or self.cancelled():
+                    if self.done() and not self.cancelled():
+                        # Who would have got the error is being cancelled: no complaint about it.
+                        self.exception()
                     raise
             finally:
                 if self._awaiter is not None:

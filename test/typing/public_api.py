@@ -95,7 +95,7 @@ def blocking(conn: HTTPConnection, fh: io.BufferedReader) -> None:
     conn.write_eof({'Trailer-Field': 'value'})
     response: HTTPResponse = conn.read_response()
     data: bytes = conn.read(5) + conn.read() + conn.readall() + conn.read_raw(5)
-    data += conn.read1(5) + conn.peek()
+    data += conn.read1(5) + conn.peek() + conn.readline(5)
     size: int = conn.readinto(bytearray(5)) + conn.readinto1(memoryview(bytearray(5)))
     conn.discard()
     pending: bool = conn.response_pending() or conn.closed
