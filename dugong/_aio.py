@@ -19,7 +19,7 @@ from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, timeout_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Generator, List, Optional, Tuple, TypeVar
+    from typing import Any, List, Optional, Tuple, TypeVar
 
     from ._poll import Coroutine
 
@@ -51,7 +51,7 @@ class _Watch:
         for future in tuple(self.futures):
             # An earlier one may have completed or cancelled it.
             if future in self.futures:
-                future._resume()
+                future._step()
 
     def add(self, future: AioFuture[Any]) -> None:
         """Step *future* when the descriptor is ready; raises what the loop raises."""
@@ -86,11 +86,9 @@ class AioFuture(_FutureOf['T']):
     network: when one is longer, `ConnectionTimedOut` is raised inside the coroutine.
 
     The coroutine starts at once. If it ends without having to wait, so does the future. It runs
-    on by itself, whether the future is awaited or not. While a task awaits it, that task runs it:
-    if the task is cancelled, even with `asyncio.wait_for` in the moment in which data arrive, the
-    coroutine is cancelled while it waits, and they are not lost. `cancel` closes the coroutine;
-    see `HTTPConnection` for what that means to the connection. A coroutine that yields anything
-    but `PollNeeded` gets a `TypeError`.
+    on by itself, whether the future is awaited or not. `cancel` closes the coroutine; see
+    `HTTPConnection` for what that means to the connection. A coroutine that yields anything but
+    `PollNeeded` gets a `TypeError`.
     """
 
     __module__ = 'dugong'
@@ -120,8 +118,6 @@ class AioFuture(_FutureOf['T']):
         self._watching: List[_Watch] = []
         self._look_handle: Optional[asyncio.Handle] = None
         self._conclusion: Optional[asyncio.Handle] = None
-        # Wakes up the task that awaits this.
-        self._awaiter: Optional[asyncio.Future[Optional[BaseException]]] = None
         self._stepping = False
         self._must_cancel = False
         # Always started now, so that a reader finds the request of the sender made before it.
@@ -129,78 +125,6 @@ class AioFuture(_FutureOf['T']):
         self._late = AioFuture._immediate > _MAX_IMMEDIATE
         self._step()
         self._late = False
-
-    def __await__(self) -> Generator[Any, None, T]:
-        """Wait for the result."""
-
-        return super().__await__() if self.done() else self._step_while_awaited()
-
-    __iter__ = __await__
-
-    def _step_while_awaited(self) -> Generator[Any, None, T]:
-        """Wait for the result; the task that awaits it runs the coroutine by itself.
-
-        Otherwise a task that is cancelled between the last step and its own turn, as it happens in
-        `asyncio.wait_for`, would lose the result. This way the coroutine is closed while it waits:
-        what has arrived is still there for the next call.
-        """
-
-        if self._awaiter is None:
-            self.add_done_callback(AioFuture._wake)
-            awaiter: Optional[asyncio.Future[Optional[BaseException]]] = None
-            try:
-                while not self.done():
-                    self._awaiter = awaiter = self._aio_loop.create_future()
-                    error = yield from awaiter
-                    self._awaiter = None
-                    self._step(error)
-            except asyncio.CancelledError:
-                self._awaiter = None
-                if not (self.cancel() and self.done()) or self.cancelled():
-                    if self.done() and not self.cancelled():
-                        # Who would have got the error is being cancelled: no complaint about it.
-                        self.exception()
-                    raise
-            finally:
-                if self._awaiter is not None:
-                    # The task is destroyed. The coroutine goes on.
-                    self._awaiter = None
-                    if awaiter is not None and awaiter.done() and not self._aio_loop.is_closed():
-                        self._aio_loop.call_soon(self._step)
-                self.remove_done_callback(AioFuture._wake)
-        # Else another task runs it.
-        result = super().__await__()
-        # The traceback of an error refers to this frame; do not let the frame refer to the error.
-        del self
-        return (yield from result)
-
-    def _wake(self, error: Optional[BaseException] = None) -> None:
-        """Wake up the task that awaits this."""
-
-        try:
-            if self._awaiter is not None:
-                self._awaiter.set_result(error)
-        except asyncio.InvalidStateError:
-            # It was cancelled, or woken up by something else that ends the same wait.
-            pass
-
-    def _resume(
-        self, error: Optional[BaseException] = None, unmet: Optional[PollNeeded] = None
-    ) -> None:
-        """Run the coroutine as `_step` does, here or in the task that awaits it."""
-
-        if self._awaiter is None or unmet is not None:
-            self._step(error, unmet)
-            return
-        self._stepping = True
-        try:
-            self._stop_waiting()
-        finally:
-            self._stepping = False
-        if self._must_cancel:
-            # A signal handler has asked for that.
-            self.cancel()
-        self._wake(error)
 
     def _step(
         self, error: Optional[BaseException] = None, unmet: Optional[PollNeeded] = None
@@ -295,7 +219,7 @@ class AioFuture(_FutureOf['T']):
         except Exception as exc:
             found = True
             error = exc
-        self._resume(error, None if found else need)
+        self._step(error, None if found else need)
 
     def _watch(self, need: PollNeeded) -> None:
         loop = self._aio_loop
@@ -309,7 +233,7 @@ class AioFuture(_FutureOf['T']):
             self._timer = loop.call_later(self._aio_timeout, self._time_out, need)
 
     def _time_out(self, need: PollNeeded) -> None:
-        self._resume(ConnectionTimedOut(timeout_message(need, self._aio_timeout)))
+        self._step(ConnectionTimedOut(timeout_message(need, self._aio_timeout)))
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

@@ -487,90 +487,6 @@ def test_cancel_of_what_has_not_completed_although_it_never_waits(run: Runner) -
     run(main)
 
 
-@pytest.mark.parametrize('turns_later', range(6))
-def test_task_that_is_cancelled_when_its_data_are_there_loses_nothing(
-    run: Runner, pair: Pair, turns_later: int
-) -> None:
-    ours, theirs = pair
-
-    def receive() -> 'Crt[bytes]':
-        yield PollNeeded(ours.fileno(), POLLIN)
-        return ours.recv(1)
-
-    async def main() -> None:
-        async def wait() -> bytes:
-            return await AioFuture(receive())
-
-        def cancel(turns_left: int) -> None:
-            if turns_left:
-                loop.call_soon(cancel, turns_left - 1)
-            else:
-                task.cancel()
-
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(wait())
-        await turns()
-        theirs.send(b'x')
-        cancel(turns_later)
-        try:
-            assert await task == b'x'
-        except asyncio.CancelledError:
-            assert await asyncio.wait_for(AioFuture(receive()), LIMIT) == b'x'
-
-    run(main)
-
-
-@pytest.mark.parametrize('woken', [False, True])
-def test_future_goes_on_when_the_task_that_awaits_it_is_destroyed(
-    run: Runner, pair: Pair, woken: bool
-) -> None:
-    async def main() -> None:
-        future = AioFuture(Waiting(pair[0]).crt)
-        await turns()
-        task = future.__await__()
-        next(task)
-        if woken:
-            pair[1].send(b'x')
-            await turns()
-            assert not future.done()
-        task.close()
-        pair[1].send(b'x')
-        await turns()
-        assert future.result() == 'result'
-
-    run(main)
-
-
-def test_future_is_awaited_twice_before_either_waits(run: Runner, pair: Pair) -> None:
-    async def main() -> None:
-        future = AioFuture(Waiting(pair[0]).crt)
-        both = [future.__await__(), future.__await__()]
-        for one in both:
-            next(one)
-        pair[1].send(b'x')
-        await turns()
-        for one in both:
-            with pytest.raises(StopIteration) as caught:
-                next(one)
-            assert caught.value.value == 'result'
-
-    run(main)
-
-
-def test_several_tasks_await_the_same_future(run: Runner, pair: Pair) -> None:
-    async def main() -> None:
-        async def wait() -> str:
-            return await future
-
-        future = AioFuture(Waiting(pair[0]).crt)
-        tasks = [asyncio.ensure_future(wait()) for _ in range(3)]
-        await turns()
-        pair[1].send(b'x')
-        assert await asyncio.gather(*tasks) == 3 * ['result']
-
-    run(main)
-
-
 @pytest.mark.skipif(sys.version_info < (3, 9), reason='needs messages of cancel()')
 def test_cancel_message(run: Runner, pair: Pair) -> None:
     async def main() -> None:
@@ -1471,8 +1387,7 @@ def test_woken_future_may_cancel_another_one(run: Runner, pair: Pair) -> None:
         futures.append(AioFuture(cancel_other()))
         futures.append(AioFuture(victim.crt))
         pair[1].send(b'x')
-        # Not awaited directly: a task would run the first one only after the second one.
-        await asyncio.wait(futures[:1])
+        await futures[0]
         assert futures[1].cancelled()
 
     futures: List[Any] = []
