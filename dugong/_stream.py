@@ -583,7 +583,7 @@ class Stream:
         Mostly that is all of them, and so there is no need for a coroutine.
         """
 
-        return 0 if self._sent_burst >= BURST else self.try_send(data) or 0
+        return 0 if self.must_wait_to_send else self.try_send(data) or 0
 
     def try_send(self, data: Data) -> Optional[int]:
         """Send as much of *data* as is possible without waiting.
@@ -616,8 +616,7 @@ class Stream:
             self._reraise(exc, 'while sending')
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
-        # What `_count_sent` does.
-        self._sent_burst = self._sent_burst + size + _COST if size == len(data) else BURST
+        self._count_sent(size, len(data))
         return size
 
     def _send_records(self, data: Data) -> int:

@@ -256,7 +256,7 @@ def message(data: Dict[str, Any]) -> Message:
     """What the header of a response is."""
     result = Message()
     for name, value in data.items():
-        result[name] = str(value)
+        result[name] = value
     return result
 
 
@@ -285,9 +285,7 @@ def test_headers_may_be_any_mapping_and_stay_unchanged(
     headers = mapping(dict(original))
     request = send(connect, 'PUT', '/', headers, body)
     assert request.field('X-One') == '1'
-    assert {name: str(value) for name, value in headers.items()} == {
-        name: str(value) for name, value in original.items()
-    }
+    assert list(headers.items()) == list(original.items())
 
 
 def test_headers_stay_unchanged_with_expect100(connect: Any) -> None:
