@@ -238,6 +238,7 @@ class HTTPConnection(io.BufferedIOBase):
                 new = Session(self._new_stream(), _Buffer(old.buf.size))
                 new.sender = old.sender
                 new.lost = lost
+                new.lost_body = old.body_loss
                 self._session = new
             return self._session
 
@@ -291,7 +292,9 @@ class HTTPConnection(io.BufferedIOBase):
         Never raises nor waits, may be called from any thread and repeatedly. What waits for the
         connection in other threads or coroutines ends with `ConnectionClosed`. If something was
         outstanding (an answer, part of a body), reading and writing raise `ConnectionClosed`
-        until the next request is sent, which connects anew.
+        until the next request is sent, which connects anew. Who was reading the body of a
+        response gets that until the next `read_response`, so that the request of another thread
+        or coroutine does not make a body that was cut off look complete.
         """
 
         session = self._session

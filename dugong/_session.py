@@ -182,6 +182,7 @@ class Session:
         'ended',
         'fault',
         'lost',
+        'lost_body',
         'pending',
         'response',
         'send_fault',
@@ -214,6 +215,9 @@ class Session:
         # Why something was lost with the session before this one. Reading and writing report that
         # until a request is sent.
         self.lost: Optional[str] = None
+        # The same if it was part of a body. Who was reading that may not know of the next request,
+        # so reading data reports it until the next response is asked for.
+        self.lost_body: Optional[str] = None
         # Bytes that the present send operation has sent.
         self._sent = 0
         # The thread that sent last, and what wakes up a reader that waits for one to send.
@@ -239,6 +243,12 @@ class Session:
         """Why something is lost with this session, which is given up; `None` if nothing is."""
 
         return self.stream.cause if self.outstanding else self.lost
+
+    @property
+    def body_loss(self) -> Optional[str]:
+        """The same for the body of a response."""
+
+        return self.stream.cause if self.reading_body else self.lost_body
 
     @property
     def response_pending(self) -> bool:
@@ -866,6 +876,7 @@ class Session:
                 self._raise_send_fault()
                 raise StateError('no response is outstanding')
             request = pending[0]
+            self.lost_body = None
             head = self._early_head
             if head is None and not request.sent:
                 raise ConnectionClosed(self.ended or self.closing)
@@ -1040,15 +1051,17 @@ class Session:
     def _readable_body(self) -> Optional[ResponseBody]:
         """Return the body that is being read, `None` if nothing is left of it."""
 
-        if self.fault is not None or self.lost is not None or self.stream.closed:
-            self.raise_fault_of_reading()
         body = self.body
+        if body is None or self.fault is not None or self.stream.closed:
+            self.raise_fault_of_reading()
         return None if body is None or body.state is DONE else body
 
     def raise_fault_of_reading(self) -> None:
         """Raise what keeps body data from being read."""
 
         self._raise_loss()
+        if self.lost_body is not None:
+            raise ConnectionClosed(self.lost_body)
         stream = self.stream
         fault = self.fault
         if fault is not None and not stream.forgotten:

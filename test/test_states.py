@@ -1176,6 +1176,34 @@ def test_connecting_does_not_make_up_for_what_was_outstanding(
     assert conn.read(10) == b''
 
 
+@pytest.mark.parametrize('call', BODY_CALLS.values(), ids=list(BODY_CALLS))
+def test_next_request_does_not_end_a_body_that_was_cut_off(
+    call: Callable[[HTTPConnection], Any], transport: str, connect: Any
+) -> None:
+    """Who reads it may not know that somebody else has disconnected and sent another request."""
+
+    conn = connect([Answers(reply(b'body')), Answers(reply(b'anew'), reply(b'more'))])
+    outstanding_body(conn)
+    conn.disconnect()
+    conn.connect()
+    for _ in range(2):
+        conn.send_request('GET', '/')
+        with pytest.raises(ConnectionClosed):
+            call(conn)
+    for body in (b'anew', b'more'):
+        assert conn.read_response().status == 200
+        assert conn.readall() == body
+        assert call(conn) in (b'', 0, None)
+
+
+def test_body_that_was_not_begun_is_not_reported_after_the_next_request(connect: Any) -> None:
+    conn = connect([Answers(reply(b'body')), Answers(reply(b'anew'))])
+    outstanding_answer(conn)
+    conn.disconnect()
+    conn.send_request('GET', '/')
+    assert conn.read(10) == b''
+
+
 @pytest.mark.parametrize('name', ['reset', 'disconnect'])
 @pytest.mark.parametrize('used', [False, True], ids=['fresh', 'used'])
 def test_after_closing_with_nothing_outstanding_it_is_like_a_new_object(
