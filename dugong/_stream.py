@@ -465,7 +465,8 @@ class Stream:
                 self._trace.write(view[:size])
             self._burst += size + _COST
             if self._burst > BURST:
-                self._drained = True
+                # Nobody can wait for what TLS holds of a record; its end is the next occasion.
+                self._drained = not self.holds_something
         elif self.closed:
             # Not the server's end of file, but that of `abort`.
             raise self._closed_error()

@@ -11,6 +11,7 @@ import select
 import socket
 import ssl
 import sys
+import termios
 import threading
 import time
 from typing import Any, Callable, Iterator, List, Tuple
@@ -671,6 +672,64 @@ def test_part_of_a_tls_record_does_not_keep_the_reader_busy(
         timer.join()
         assert counted.waits <= 5
         assert driver.run(conn.co_readall()) == b'hello'
+
+
+#: Three TLS records, and few enough that a kernel takes them without being asked.
+RECORDS = 3 * 16384
+
+
+@pytest.fixture
+def received(connect: Any, serve: Any, monkeypatch: pytest.MonkeyPatch) -> HTTPConnection:
+    """A connection over TLS with a body of `RECORDS` bytes, all in the hands of the kernel.
+
+    Others are to get their turn after each record.
+    """
+    monkeypatch.setattr('dugong._stream.BURST', 16384)
+    go = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % RECORDS)
+        assert go.wait(LIMIT)
+        peer.send(bytes(RECORDS))
+        peer.read_to_eof()
+
+    conn: HTTPConnection = connect(serve(handle, tls=True))
+    # Data that are read go straight to who reads them.
+    conn._rbuf = dugong._Buffer(1000)
+    # Before the server gives up.
+    conn.timeout = LIMIT / 4
+    conn.send_request('GET', '/')
+    conn.read_response()
+    go.set()
+    end = time.monotonic() + LIMIT
+    there = bytes(4)
+    while int.from_bytes(there, sys.byteorder) < RECORDS:
+        assert time.monotonic() < end
+        there = fcntl.ioctl(conn._sock, termios.FIONREAD, there)
+    return conn
+
+
+@pytest.mark.parametrize('rest', [1, 1000, 16383])
+def test_rest_of_a_tls_record_is_there_when_others_get_their_turn(
+    received: HTTPConnection, rest: int
+) -> None:
+    """The descriptor does not become readable for what the TLS object holds already."""
+    assert len(received.read(RECORDS - rest)) == RECORDS - rest
+    assert len(received.read(RECORDS)) == rest
+
+
+def test_others_get_their_turn_even_if_tls_records_are_read_in_part(
+    received: HTTPConnection,
+) -> None:
+    waits = 0
+    left = RECORDS
+    while left:
+        counted = Counted(received.co_read(5001))
+        left -= len(dugong.eval_coroutine(counted.crt, received.timeout))
+        waits += counted.waits
+    # The first one is for the first record.
+    assert waits >= 3
 
 
 class _RawTls:
