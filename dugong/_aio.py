@@ -19,7 +19,7 @@ from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, timeout_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Optional, Tuple, TypeVar
+    from typing import Any, Generator, List, Optional, Tuple, TypeVar
 
     from ._poll import Coroutine
 
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 else:
     # In CPython 3.8 the class cannot be subscripted.
     _FutureOf = {'T': asyncio.Future}
-
-#: So many futures may complete without waiting, one after the other, before one is completed in
-#: the next turn of the loop, so that a coroutine for which data are always there cannot starve
-#: others.
-_MAX_IMMEDIATE = 64
 
 
 class _Watch:
@@ -51,7 +46,7 @@ class _Watch:
         for future in tuple(self.futures):
             # An earlier one may have completed or cancelled it.
             if future in self.futures:
-                future._step()
+                future._resume()
 
     def add(self, future: AioFuture[Any]) -> None:
         """Step *future* when the descriptor is ready; raises what the loop raises."""
@@ -86,17 +81,17 @@ class AioFuture(_FutureOf['T']):
     network: when one is longer, `ConnectionTimedOut` is raised inside the coroutine.
 
     The coroutine starts at once. If it ends without having to wait, so does the future. It runs
-    on by itself, whether the future is awaited or not. `cancel` closes the coroutine; see
-    `HTTPConnection` for what that means to the connection. A coroutine that yields anything but
-    `PollNeeded` gets a `TypeError`.
+    on by itself, whether the future is awaited or not.
+
+    `cancel` closes the coroutine; see `HTTPConnection` for what that means to the connection.
+    While a task awaits the future, that task runs the coroutine. So if the task is cancelled, be
+    it in the moment in which data arrive, the coroutine is closed while it waits, and no result
+    is lost. A coroutine that yields anything but `PollNeeded` gets a `TypeError`.
     """
 
     __module__ = 'dugong'
 
     # Shared by all loops; it need not be exact.
-    _immediate = 0
-
-    # Shared as well.
     _looks = Looks()
 
     def __init__(
@@ -117,14 +112,76 @@ class AioFuture(_FutureOf['T']):
         self._timer: Optional[asyncio.TimerHandle] = None
         self._watching: List[_Watch] = []
         self._look_handle: Optional[asyncio.Handle] = None
-        self._conclusion: Optional[asyncio.Handle] = None
+        # Wakes up the task that runs the coroutine.
+        self._waker: Optional[asyncio.Future[Optional[BaseException]]] = None
         self._stepping = False
         self._must_cancel = False
-        # Always started now, so that a reader finds the request of the sender made before it.
-        AioFuture._immediate += 1
-        self._late = AioFuture._immediate > _MAX_IMMEDIATE
+        # Now, so that a reader finds the request of the sender made before it.
         self._step()
-        self._late = False
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait for the result."""
+
+        return super().__await__() if self.done() else self._run_in_task()
+
+    __iter__ = __await__
+
+    def _run_in_task(self) -> Generator[Any, None, T]:
+        """Run the coroutine to its end in the task that awaits the future.
+
+        If the loop ran it, the last step would be a turn of the loop ahead of the task. A task
+        that is cancelled in between, as by `asyncio.wait_for`, would lose the result.
+        """
+
+        if self._waker is None:
+            self.add_done_callback(AioFuture._wake)
+            waker: Optional[asyncio.Future[Optional[BaseException]]] = None
+            try:
+                while not self.done():
+                    self._waker = waker = self._aio_loop.create_future()
+                    error = yield from waker
+                    self._step(error)
+            except asyncio.CancelledError:
+                if not self.cancel() or self.cancelled():
+                    if not self.cancelled():
+                        # The task does not get the error, so it must not be reported as forgotten.
+                        self.exception()
+                    raise
+            finally:
+                self._waker = None
+                self.remove_done_callback(AioFuture._wake)
+                if waker is not None and waker.done() and not self.done():
+                    # The task was destroyed when it was to take a step. The coroutine goes on.
+                    if not self._aio_loop.is_closed():
+                        self._aio_loop.call_soon(self._step)
+        # Else another task runs it.
+        result = super().__await__()
+        # The traceback of an error will refer to this frame, so this must not refer to the error.
+        del self
+        return (yield from result)
+
+    def _wake(self, error: Optional[BaseException] = None) -> None:
+        """Have the task run the coroutine; *error* is thrown into it."""
+
+        # A task that has been cancelled, or woken up already, needs nothing.
+        if self._waker is not None and not self._waker.done():
+            self._waker.set_result(error)
+
+    def _resume(self, error: Optional[BaseException] = None) -> None:
+        """Run the coroutine, here or in the task that awaits the future."""
+
+        if self._waker is None:
+            self._step(error)
+            return
+        self._stepping = True
+        try:
+            self._stop_waiting()
+        finally:
+            self._stepping = False
+        if self._must_cancel:
+            # A signal handler has asked for that.
+            self.cancel()
+        self._wake(error)
 
     def _step(
         self, error: Optional[BaseException] = None, unmet: Optional[PollNeeded] = None
@@ -177,14 +234,7 @@ class AioFuture(_FutureOf['T']):
                 self.cancel()
 
     def _conclude(self, result: Any, error: Optional[BaseException]) -> None:
-        """Complete the future, now or if it is late for that, in the next turn of the loop."""
-
-        if self._late:
-            self._late = False
-            AioFuture._immediate = 0
-            self._conclusion = self._aio_loop.call_soon(self._conclude, result, error)
-            return
-        # A signal handler may have cancelled it in that turn. From here on, it cannot.
+        # A signal handler may have cancelled it just now. From here on, it cannot.
         self._stepping = True
         try:
             if self.done():
@@ -199,7 +249,6 @@ class AioFuture(_FutureOf['T']):
     def _wait(self, need: PollNeeded, look: bool) -> None:
         if not isinstance(need, PollNeeded):
             raise TypeError(f'coroutine must yield PollNeeded, not {type(need).__name__}')
-        AioFuture._immediate = 0
         if not need._watched:
             # What cannot be watched, a file for instance, may look as if it were always ready.
             self._watch(need)
@@ -212,14 +261,16 @@ class AioFuture(_FutureOf['T']):
     def _look(self, need: PollNeeded) -> None:
         """Go on if *need* is met by now, else have the loop watch for it."""
 
-        error = None
         try:
             found = need.poll(0)
             AioFuture._looks.note(found)
         except Exception as exc:
-            found = True
-            error = exc
-        self._step(error, None if found else need)
+            self._resume(exc)
+            return
+        if found:
+            self._resume()
+        else:
+            self._step(unmet=need)
 
     def _watch(self, need: PollNeeded) -> None:
         loop = self._aio_loop
@@ -233,7 +284,7 @@ class AioFuture(_FutureOf['T']):
             self._timer = loop.call_later(self._aio_timeout, self._time_out, need)
 
     def _time_out(self, need: PollNeeded) -> None:
-        self._step(ConnectionTimedOut(timeout_message(need, self._aio_timeout)))
+        self._resume(ConnectionTimedOut(timeout_message(need, self._aio_timeout)))
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -259,8 +310,6 @@ class AioFuture(_FutureOf['T']):
             self._must_cancel = True
             return True
         self._stepping = True
-        if self._conclusion is not None:
-            self._conclusion.cancel()
         # Before the coroutine gets a chance to close the descriptor.
         self._stop_waiting()
         try:

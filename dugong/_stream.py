@@ -67,10 +67,10 @@ _TLS_EOF_REASONS = frozenset(
 # OpenSSL 3 has this option, which CPython 3.8 and 3.9 always set and do not name.
 _IGNORE_UNEXPECTED_EOF = 0x80 if ssl.OPENSSL_VERSION_INFO >= (3,) else 0
 
-#: Bytes after which a coroutine that never had to wait gives way to others once, and what each
-#: system call counts in addition.
+#: Bytes after which coroutines of a connection that never had to wait give way to others once, and
+#: what each system call counts in addition.
 BURST = 1 << 20
-_COST = 1 << 10
+_COST = 1 << 14
 
 # A TLS record holds at most this many bytes; a full one tends to be followed by another.
 _TLS_RECORD = 1 << 14
