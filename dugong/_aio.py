@@ -58,15 +58,17 @@ class _Watch:
         self.futures.append(future)
 
     def remove(self, future: AioFuture[Any]) -> None:
-        self.futures.remove(future)
-        if self.futures:
+        # In an order, and with checks, that let it be repeated if a signal handler raises within.
+        if future in self.futures:
+            self.futures.remove(future)
+        if self.futures or _watches.get(self._key) is not self:
             return
-        del _watches[self._key]
         if not self._loop.is_closed():
             if self._mask == POLLIN:
                 self._loop.remove_reader(self._fd)
             else:
                 self._loop.remove_writer(self._fd)
+        del _watches[self._key]
 
 
 # The watches in use. Only the loop keeps them, so that they go when the loop goes.
@@ -139,8 +141,7 @@ class AioFuture(_FutureOf['T']):
             try:
                 while not self.done():
                     self._waker = waker = self._aio_loop.create_future()
-                    error = yield from waker
-                    self._step(error)
+                    self._step((yield from waker))
             except asyncio.CancelledError:
                 if not self.cancel() or self.cancelled():
                     if not self.cancelled():
@@ -152,11 +153,13 @@ class AioFuture(_FutureOf['T']):
                 self.remove_done_callback(AioFuture._wake)
                 if waker is not None and waker.done() and not self.done():
                     # The task was destroyed when it was to take a step. The coroutine goes on.
+                    error = None if waker.cancelled() else waker.result()
                     if not self._aio_loop.is_closed():
-                        self._aio_loop.call_soon(self._step)
+                        self._aio_loop.call_soon(self._step, error)
+                # The traceback of an error refers to this frame, so this must not refer to it.
+                error = waker = None
         # Else another task runs it.
         result = super().__await__()
-        # The traceback of an error will refer to this frame, so this must not refer to the error.
         del self
         return (yield from result)
 
@@ -172,16 +175,8 @@ class AioFuture(_FutureOf['T']):
 
         if self._waker is None:
             self._step(error)
-            return
-        self._stepping = True
-        try:
-            self._stop_waiting()
-        finally:
-            self._stepping = False
-        if self._must_cancel:
-            # A signal handler has asked for that.
-            self.cancel()
-        self._wake(error)
+        else:
+            self._wake(error)
 
     def _step(
         self, error: Optional[BaseException] = None, unmet: Optional[PollNeeded] = None
@@ -221,6 +216,9 @@ class AioFuture(_FutureOf['T']):
             super().cancel()
         except (KeyboardInterrupt, SystemExit) as exc:
             self.set_exception(exc)
+            if self._waker is not None:
+                # It goes to the task that awaits the future.
+                self.exception()
             raise
         except BaseException as exc:
             # Without this frame, which refers to the future.
@@ -294,7 +292,8 @@ class AioFuture(_FutureOf['T']):
             self._look_handle.cancel()
             self._look_handle = None
         while self._watching:
-            self._watching.pop().remove(self)
+            self._watching[-1].remove(self)
+            self._watching.pop()
 
     def cancel(self, *args: Any, **kwargs: Any) -> bool:
         """Cancel the future and close the coroutine. False if it is done already.

@@ -525,6 +525,24 @@ def test_future_goes_on_when_the_task_that_awaits_it_is_destroyed(
     run(main)
 
 
+def test_future_times_out_when_the_task_that_awaits_it_is_destroyed(
+    run: Runner, pair: Pair
+) -> None:
+    async def main() -> None:
+        timeout = 0.1
+        future = AioFuture(Waiting(pair[0]).crt, timeout=timeout)
+        task = future.__await__()
+        waker = next(task)
+        waker._asyncio_future_blocking = False
+        await asyncio.wait_for(waker, LIMIT)
+        task.close()
+        # Long before it could be timed out anew.
+        await turns(2)
+        assert isinstance(future.exception(), ConnectionTimedOut)
+
+    run(main)
+
+
 def test_future_is_awaited_twice_before_either_waits(run: Runner, pair: Pair) -> None:
     async def main() -> None:
         future = AioFuture(Waiting(pair[0]).crt)
@@ -739,20 +757,25 @@ def test_signal_handler_that_raises_while_a_future_is_cancelled(run: Runner, pai
 @pytest.mark.skipif(
     sys.version_info >= (3, 12), reason='a frame that is kept keeps the frames of its callers'
 )
-def test_failed_future_keeps_nothing_alive(run: Runner, connect: Any) -> None:
+@pytest.mark.parametrize('timeout', [None, 0.01])
+def test_failed_future_keeps_nothing_alive(
+    run: Runner, connect: Any, timeout: Optional[float]
+) -> None:
     """The memory of the caller is free when the exception has been dealt with."""
 
     def handle(peer: Peer) -> None:
         peer.read_request()
         peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n')
+        if timeout is not None:
+            peer.read_to_eof()
 
     async def main() -> None:
         conn = connect(handle)
         await AioFuture(conn.co_send_request('GET', '/'))
         await AioFuture(conn.co_read_response())
         buf = bytearray(100000)
-        with contextlib.suppress(ConnectionClosed):
-            await AioFuture(conn.co_readinto(buf))
+        with contextlib.suppress(ConnectionClosed, ConnectionTimedOut):
+            await AioFuture(conn.co_readinto(buf), timeout=timeout)
             raise AssertionError('there is nothing to read')
         # In this turn, the loop itself still refers to the future.
         await asyncio.sleep(0)
@@ -1006,6 +1029,32 @@ def test_interrupt_inside_the_coroutine(driver: Asyncio, pair: Pair) -> None:
         assert type(future.exception()) is KeyboardInterrupt
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize('driver', driver_params(AIO_DRIVERS))
+def test_interrupt_inside_the_coroutine_that_a_task_awaits(driver: Asyncio, pair: Pair) -> None:
+    """The task gets it, so it is not an exception that nobody has asked for."""
+
+    def crt() -> 'Crt[None]':
+        yield PollNeeded(pair[0].fileno(), POLLOUT)
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        await AioFuture(crt())
+
+    loop = driver.new_loop()
+    problems: List[str] = []
+    loop.set_exception_handler(lambda loop, context: problems.append(context['message']))
+    try:
+        task = loop.create_task(main())
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(task)
+        assert type(task.exception()) is KeyboardInterrupt
+        del task
+    finally:
+        loop.close()
+    gc.collect()
+    assert problems == []
 
 
 def test_ctrl_c_ends_asyncio_run(connect: Any, transport: str) -> None:
