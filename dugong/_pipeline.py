@@ -376,7 +376,7 @@ class _Pipeline:
 
         if not self._out:
             return
-        unsent = sum(map(len, self._out))
+        unsent = self._unsent(session)
         self._out = []
         flight = self._flight
         while flight and flight[-1].size <= unsent:
@@ -390,6 +390,11 @@ class _Pipeline:
             session.pending.pop()
             self._waiting.appendleft(item)
         session.leave_role(session.stream.sending)
+
+    def _unsent(self, session: Session) -> int:
+        """Bytes of `_out` of which the server cannot have got any."""
+
+        return max(0, sum(map(len, self._out)) - session.stream.perhaps_sent)
 
     def _reading_own_body(self, session: Session) -> bool:
         """Whether the body that is being read is that of a response of this pipeline."""
@@ -478,15 +483,15 @@ class _Pipeline:
                 self._drop_unsent(session)
                 return
             if self._uploading:
-                self._note_sent_bodies()
+                self._note_sent_bodies(session)
             if not self._out:
                 session.leave_role(session.stream.sending)
 
-    def _note_sent_bodies(self) -> None:
+    def _note_sent_bodies(self, session: Session) -> None:
         """Note which large bodies were sent to their end: an answer to those refuses nothing."""
 
-        unsent = sum(map(len, self._out))
-        self._uploading = unsent > 0
+        self._uploading = bool(self._out)
+        unsent = self._unsent(session)
         for item in reversed(self._flight):
             if unsent > 0:
                 unsent -= item.size

@@ -248,7 +248,11 @@ class Session:
     def body_loss(self) -> Optional[str]:
         """The same for the body of a response."""
 
-        return self.stream.cause if self.reading_body else self.lost_body
+        # In this order: a reader may have the head of the response, and only now get to its body.
+        stream = self.stream
+        if (stream.connected and stream.reading.locked()) or self.reading_body:
+            return stream.cause
+        return self.lost_body
 
     @property
     def response_pending(self) -> bool:
@@ -421,7 +425,7 @@ class Session:
             connected = stream.connected
             if connected and request.source is not None:
                 request.prepare_source()
-            self._sent = 0
+            self._sent = stream.perhaps_sent = 0
             try:
                 # It is outstanding from now on, so that a reader can wait for the answer.
                 self.pending.append(request)
@@ -488,7 +492,7 @@ class Session:
     def _sending_failed(self, request: Request, exc: BaseException) -> None:
         """Put things in order after *exc* ended a send operation for *request*."""
 
-        if self._sent < len(request.head):
+        if self._sent + self.stream.perhaps_sent < len(request.head):
             with suppress(ValueError):
                 self.pending.remove(request)
         self._body_failed(request.body, exc, 'sending a request')
@@ -607,7 +611,8 @@ class Session:
             else:
                 if len(pieces) > 1:
                     pieces[:] = [b''.join(pieces)]
-                size = stream.try_send(pieces[0])
+                # Not all of it, as TLS would give no account of what it has sent.
+                size = stream.try_send(memoryview(pieces[0])[: 4 * _JOIN])
             if size is None:
                 break
             pieces[:] = _without(pieces, size)
@@ -628,8 +633,7 @@ class Session:
             # A reader may have received it together with an earlier answer.
             if self.buf.b == self.buf.e and not stream.holds_something:
                 yield from stream.co_wait_send_or_receive()
-            if self._may_look_for_refusal(body):
-                self._peek(self._look_for_refusal, self.pending[0])
+            self._peek(self._look_for_refusal, body)
         else:
             yield from stream.co_wait_send_or_role(
                 lambda: self.send_fault is None and not self._may_look_for_refusal(body)
@@ -667,9 +671,13 @@ class Session:
             buf.e += size
         return size
 
-    def _look_for_refusal(self, request: Request) -> None:
+    def _look_for_refusal(self, body: RequestBody) -> None:
         """Receive what is there; `ConnectionClosed` if it is an answer that ends the upload."""
 
+        # A reader may have come and gone meanwhile.
+        if not self._may_look_for_refusal(body):
+            return
+        request = self.pending[0]
         if not len(self.buf):
             size = self._receive_at_once()
             if size is None:
@@ -1039,7 +1047,7 @@ class Session:
         if isinstance(exc, (InvalidResponse, UnsupportedResponse)):
             if self._block_reader is not None:
                 self._consumed = self._block_reader.collected()
-            elif self.body is not None:
+            elif self.body is not None and self.body.state is not DONE:
                 self._consumed = self.body.unread()
             # Not closed: `read_raw` shows what the server sent.
             self.fail(exc, abort=False)
@@ -1159,6 +1167,9 @@ class Session:
 
     def _end_of_connection(self, body: ResponseBody) -> None:
         stream = self.stream
+        noticed = not (stream.ended_without_notice or stream.ignores_missing_notice)
+        if stream.reset_while_sending and not (stream.tls and noticed):
+            raise ConnectionClosed('connection was reset; the response body may be incomplete')
         if self.strict_eof and stream.ended_without_notice:
             raise ConnectionClosed(
                 'connection ended without close_notify; the response body may be incomplete'

@@ -85,8 +85,10 @@ _MUCH = 1 << 17
 # It is to be ready to receive that many ahead of who wants much.
 _RECEIVE_AHEAD = 1 << 21
 
-# Before CPython 3.10, `ssl` refuses more than a C int at a time.
-_TLS_MAX = 1 << 30
+# The kernel takes so many pieces at a time.
+_MAX_PIECES = 16
+with suppress(AttributeError, ValueError, OSError):
+    _MAX_PIECES = max(_MAX_PIECES, os.sysconf('SC_IOV_MAX'))
 
 _trace_numbers = itertools.count()
 
@@ -127,8 +129,10 @@ class Stream:
     `closed` (bool) tells that it was closed locally, `forgotten` (bool) that the caller wanted
     so or that it belongs to the parent process, `cause` (str) why it cannot be used;
     `ended_without_notice` (bool) tells that TLS ended without close_notify, and
-    `ignores_missing_notice` (bool) that this cannot be seen. `reading` and `sending` are the
-    locks of the two roles.
+    `ignores_missing_notice` (bool) that this cannot be seen. `reset_while_sending` (bool) tells
+    that an error has come to a sender, which a reader does not get any more. `perhaps_sent` (int)
+    bytes of those that could not be sent last may have been sent nevertheless. `reading` and
+    `sending` are the locks of the two roles.
     """
 
     __slots__ = (
@@ -140,6 +144,7 @@ class Stream:
         '_close_lock',
         '_drained',
         '_expects_much',
+        '_has_pending',
         '_need_receive',
         '_need_send',
         '_probe',
@@ -160,8 +165,10 @@ class Stream:
         'host',
         'ignores_missing_notice',
         'peeking',
+        'perhaps_sent',
         'port',
         'reading',
+        'reset_while_sending',
         'sender_waits',
         'sending',
         'sock',
@@ -178,6 +185,8 @@ class Stream:
         self.closed = False
         self.ended_without_notice = False
         self.ignores_missing_notice = False
+        self.reset_while_sending = False
+        self.perhaps_sent = 0
         self.forgotten = False
         # True while suspended in a wait of `co_receive`: nothing has been lost then.
         self.waiting_to_receive = False
@@ -401,6 +410,7 @@ class Stream:
 
     def _set_socket(self, sock: Any) -> None:
         self.sock = sock
+        self._has_pending = hasattr(sock, 'pending')
         descriptor = sock.fileno()
         self._readable = PollNeeded(descriptor, POLLIN)
         # The same, but for the answer to a request that has just been sent.
@@ -560,7 +570,7 @@ class Stream:
 
         if self._at_end or self._tls_error is not None:
             return True
-        return self._tls_lock is not None and self.sock.pending() > 0
+        return self._has_pending and self.sock.pending() > 0
 
     def may_receive(self) -> bool:
         """Tell without waiting whether `try_receive` may find something, or the end."""
@@ -600,8 +610,8 @@ class Stream:
             if lock is None:
                 size: int = self.sock.send(data)
             else:
-                if len(data) > _TLS_MAX:
-                    data = memoryview(data)[:_TLS_MAX]
+                if len(data) > BURST:
+                    data = memoryview(data)[:BURST]
                 with lock:
                     if len(data) >= _MUCH:
                         size = self._send_records(data)
@@ -609,16 +619,29 @@ class Stream:
                         size = self.sock.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError):
             self._need_send = self._writable
+            self._note_records(data)
             return None
         except ssl.SSLWantReadError:
             self._need_send = self._readable
+            self._note_records(data)
             return None
         except (OSError, ValueError, AttributeError) as exc:
-            self._reraise(exc, 'while sending')
+            self._note_records(data)
+            self._sending_failed(exc)
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
         self._count_sent(size, len(data))
         return size
+
+    def _note_records(self, data: Data) -> None:
+        """Note how much of *data* the server may have although sending it did not succeed.
+
+        TLS gives no account of the records that it has sent before it could send no more. The
+        last one cannot be among them.
+        """
+
+        if self._has_pending:
+            self.perhaps_sent = (len(data) - 1) // _TLS_RECORD * _TLS_RECORD
 
     def _send_records(self, data: Data) -> int:
         """Send *data*, which takes many TLS records.
@@ -646,13 +669,15 @@ class Stream:
 
         if self.closed:
             raise self._closed_error()
+        if len(pieces) > _MAX_PIECES:
+            pieces = pieces[:_MAX_PIECES]
         try:
             size: int = self.sock.sendmsg(pieces)
         except BlockingIOError:
             self._need_send = self._writable
             return None
         except (OSError, ValueError) as exc:
-            self._reraise(exc, 'while sending')
+            self._sending_failed(exc)
         if self._trace is not None:
             self._trace.write(b''.join(pieces)[:size])
         self._count_sent(size, sum(map(len, pieces)))
@@ -688,7 +713,7 @@ class Stream:
                 errno.EIO,
             ):
                 raise NotImplementedError from exc
-            self._reraise(exc, 'while sending')
+            self._sending_failed(exc)
         self._count_sent(sent, size)
         return sent
 
@@ -793,6 +818,15 @@ class Stream:
 
     def _closed_error(self) -> ConnectionClosed:
         return ConnectionClosed(self.cause)
+
+    def _sending_failed(self, exc: Exception) -> NoReturn:
+        """Raise what *exc*, an error in sending, means to the caller."""
+
+        # The kernel reports a reset only once. It is a broken pipe if the server had ended its
+        # data before, and nothing of those is missing.
+        if not isinstance(exc, BrokenPipeError):
+            self.reset_while_sending = True
+        self._reraise(exc, 'while sending')
 
     def _check_open(self) -> None:
         if self.closed:

@@ -142,6 +142,17 @@ def test_refusal_ends_the_upload(form: str, link: Link, sample: pathlib.Path) ->
     closed_for_requests(link.conn)
 
 
+@pytest.mark.parametrize('size', [40_000, 60_000])
+def test_refusal_of_a_body_that_goes_out_together_with_its_head(size: int, link: Link) -> None:
+    """TLS does not tell what it has sent of them."""
+    running = link.start(link.conn.co_send_request('PUT', '/upload', body=bytes(size)))
+    link.take_head(running)
+    assert not running.done
+    link.feed(REFUSAL)
+    refused(running)
+    assert answer(link.conn) == (413, b'no')
+
+
 @pytest.mark.parametrize('kind', REFUSING)
 def test_answers_that_refuse(kind: str, link: Link) -> None:
     running = start_write(link)

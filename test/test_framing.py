@@ -989,6 +989,19 @@ def test_read_raw_shows_every_byte_of_a_wrong_head(wire, feeding, case):
     assert seen == case + b'THE REST'
 
 
+@pytest.mark.parametrize('trailers', [b'', b'X: y\r\n'])
+def test_read_raw_shows_nothing_of_the_response_before(wire, trailers):
+    wire.request()
+    wire.feed(fields(b'Transfer-Encoding: chunked') + b'4\r\nbody\r\n0\r\n' + trailers + b'\r\n')
+    wire.conn.read_response()
+    assert wire.conn.readall() == b'body'
+    wire.request()
+    wire.feed(b'nonsense\r\n\r\n')
+    with pytest.raises(UnsupportedResponse):
+        wire.conn.read_response()
+    assert wire.conn.read_raw(100) == b'nonsense\r\n\r\n'
+
+
 @rows(*FRAMING_ERRORS)
 def test_read_raw_shows_what_the_server_sent(wire, case):
     stream, kind = FRAMING_ERRORS[case]

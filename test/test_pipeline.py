@@ -791,6 +791,83 @@ def test_request_that_is_not_idempotent_is_not_repeated(
     assert site.arrived == [[('GET', '/0'), (method, '/order')]]
 
 
+def test_request_that_has_arrived_in_part_is_not_repeated(
+    connect: Connect, transport: str
+) -> None:
+    lines = []
+
+    def handler(peer: Peer) -> None:
+        lines.append(peer.read_head().target)
+        peer.read_exactly(100_000)
+        peer.reset()
+
+    given = ('POST', '/order', None, bytes(20_000_000))
+    pipeline = connect(handler).pipeline([given])
+    with pytest.raises(ConnectionClosed, match='POST /order'):
+        next(pipeline)
+    assert pipeline.uncertain == [given]
+    assert lines == ['/order']
+
+
+@pytest.mark.parametrize('fields', ['', 'Connection: close'])
+@pytest.mark.parametrize('status', ['200 OK', '404 Not Found'])
+def test_answer_while_later_uploads_are_being_sent(
+    status: str,
+    fields: str,
+    connect: Connect,
+    serve: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    transport: str,
+) -> None:
+    number = 6
+
+    def create_socket(address: Tuple[str, int]) -> socket.socket:
+        sock = socket.socket()
+        shrink(sock)
+        sock.connect(address)
+        return sock
+
+    def handler(peer: Peer) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                peer.read_request()
+                peer.respond(b'yes', status, [fields] if fields else ())
+                if fields:
+                    break
+
+    monkeypatch.setattr(dugong, 'create_socket', create_socket)
+    server = serve(handler)
+    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    pipeline = connect(server).pipeline(
+        ('PUT', f'/{n}', None, bytes(40_000)) for n in range(number)
+    )
+    assert [(r.path, r.body) for r in pipeline] == [(f'/{n}', b'yes') for n in range(number)]
+
+
+def test_more_requests_than_the_kernel_takes_in_one_call(connect: Connect) -> None:
+    number = 2000
+
+    def handler(peer: Peer) -> None:
+        peer.sock.settimeout(0.05)
+        count = 0
+        with contextlib.suppress(EOFError):
+            while True:
+                try:
+                    peer.read_request()
+                    count += 1
+                except socket.timeout:
+                    # All of a window at once, so that the next window is sent at once.
+                    peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx' * count)
+                    count = 0
+
+    conn = connect(handler)
+    requests = [('PUT', '/', None, b'x')] * number
+    pipeline = conn.pipeline(requests, max_pending=number)
+    # As if it had been in use for long.
+    pipeline._window = number
+    assert sum(len(response.body) for response in pipeline) == number
+
+
 @pytest.mark.parametrize('body', [b'', bytes(3_000_000)])
 def test_request_that_was_sent_in_part_is_not_repeated(
     body: bytes, connect: Connect, monkeypatch: pytest.MonkeyPatch

@@ -1042,6 +1042,50 @@ def test_close_that_is_announced_while_a_body_is_incomplete(connect: Any) -> Non
         conn.read_response()
 
 
+def test_reset_that_a_sender_has_met_does_not_complete_a_body(
+    transport: str, connect: Any
+) -> None:
+    """The kernel reports it once; what the reader meets is an ordinary end of the data."""
+
+    def handler(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(head('200 OK', 'Connection: close') + b'a part')
+        peer.read_until(b'go on')
+        peer.reset()
+
+    conn = connect(handler)
+    conn.send_request('PUT', '/', body=BodyFollowing(1 << 20))
+    poller = select.poll()
+    poller.register(conn._sock, 0)
+    conn.write(b'go on')
+    assert poller.poll(LIMIT * 1000)
+    with pytest.raises(ConnectionClosed):
+        conn.write(b'x')
+    assert conn.read_response().status == 200
+    with pytest.raises(ConnectionClosed):
+        conn.readall()
+
+
+def test_broken_pipe_after_the_end_of_the_data_takes_nothing_from_a_body(connect: Any) -> None:
+    def handler(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(head('200 OK', 'Connection: close') + b'body')
+        peer.half_close()
+        peer.read_until(b'go on')
+        peer.reset()
+
+    conn = connect(handler)
+    conn.send_request('PUT', '/', body=BodyFollowing(1 << 20))
+    poller = select.poll()
+    poller.register(conn._sock, 0)
+    conn.write(b'go on')
+    assert poller.poll(LIMIT * 1000)
+    with pytest.raises(ConnectionClosed):
+        conn.write(b'x')
+    assert conn.read_response().status == 200
+    assert conn.readall() == b'body'
+
+
 def test_nothing_is_resent_silently(transport: str, connect: Any, serve: Any) -> None:
     first = Answers(reply(b'one', fields='Connection: close'), close=True)
     second = Answers(reply(b'two'))
@@ -1194,6 +1238,33 @@ def test_next_request_does_not_end_a_body_that_was_cut_off(
         assert conn.read_response().status == 200
         assert conn.readall() == body
         assert call(conn) in (b'', 0, None)
+
+
+def test_next_request_does_not_end_a_body_whose_head_was_just_received(connect: Any) -> None:
+    conn = connect([Answers(reply(b'body')), Answers(reply(b'anew'))])
+
+    class Socket:
+        """Somebody else connects anew before the head that was received is looked at."""
+
+        def __init__(self, sock: Any) -> None:
+            self._real = sock
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def recv_into(self, view: Any) -> int:
+            size: int = self._real.recv_into(view)
+            conn.disconnect()
+            conn.send_request('GET', '/anew')
+            return size
+
+    conn.send_request('GET', '/')
+    conn._sock = Socket(conn._sock)
+    with pytest.raises(ConnectionClosed):
+        conn.read_response()
+        conn.readall()
+    assert conn.read_response().path == '/anew'
+    assert conn.readall() == b'anew'
 
 
 def test_body_that_was_not_begun_is_not_reported_after_the_next_request(connect: Any) -> None:
