@@ -1111,6 +1111,8 @@ def test_disconnect_race_with_a_tutorial(serve: Any, connect: Any, transport: st
         sender.finish()
         reader.finish()
     # Handshakes that were cut off.
+    with contextlib.suppress(OSError):
+        server.stop()
     server.errors.clear()
 
 
