@@ -482,21 +482,27 @@ class _Pipeline:
                 session.send_fault = exc.msg
                 self._drop_unsent(session)
                 return
-            if self._uploading:
-                self._note_sent_bodies(session)
+            if self._out or self._uploading:
+                self._note_sent(session)
             if not self._out:
                 session.leave_role(session.stream.sending)
 
-    def _note_sent_bodies(self, session: Session) -> None:
-        """Note which large bodies were sent to their end: an answer to those refuses nothing."""
+    def _note_sent(self, session: Session) -> None:
+        """Note which requests were sent, to their end or at all.
+
+        An answer to one with a body that was sent to its end refuses nothing. Before anything of
+        a request was sent, there can be no answer to it.
+        """
 
         self._uploading = bool(self._out)
         unsent = self._unsent(session)
         for item in reversed(self._flight):
-            if unsent > 0:
-                unsent -= item.size
-            elif item.request is not None:
-                item.request.body.finish()
+            request = item.request
+            if request is not None:
+                request.begun = unsent < item.size
+                if unsent <= 0:
+                    request.body.finish()
+            unsent -= item.size
 
     # Receiving
 

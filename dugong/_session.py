@@ -103,13 +103,15 @@ class Request:
     `head` (bytes) is the encoded head. `content` is what is sent behind it: bytes, a source, or
     `None`; `body` keeps the place in it. The head of a request with a source is completed when
     the source has been looked at, from the text `before` and `after` the framing field.
-    `sent` (bool) is false for a request that will never be sent, `pipelined` tells that it belongs
-    to a pipeline, which alone may send behind it and read its answer.
+    `sent` (bool) is false for a request that will never be sent, and `begun` (bool) for one that
+    waits behind others and of which nothing was sent so far; `pipelined` tells that it belongs to
+    a pipeline, which alone may send behind it and read its answer.
     """
 
     __slots__ = (
         'after',
         'before',
+        'begun',
         'body',
         'close',
         'content',
@@ -134,6 +136,7 @@ class Request:
         self.close = False
         self.upgrade = False
         self.sent = True
+        self.begun = True
         self.pipelined = False
         self.interim_responses = 0
 
@@ -911,6 +914,8 @@ class Session:
                             self.buf.e += size
                             head = self._early_head or self._buffered_head()
                     self._early_head = None
+                    if not request.begun:
+                        raise ConnectionClosed('server answered a request that was not sent yet')
                     response = self._accept(request, head)
                     if response is not None:
                         return response

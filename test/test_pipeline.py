@@ -821,12 +821,6 @@ def test_answer_while_later_uploads_are_being_sent(
 ) -> None:
     number = 6
 
-    def create_socket(address: Tuple[str, int]) -> socket.socket:
-        sock = socket.socket()
-        shrink(sock)
-        sock.connect(address)
-        return sock
-
     def handler(peer: Peer) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
@@ -835,13 +829,43 @@ def test_answer_while_later_uploads_are_being_sent(
                 if fields:
                     break
 
-    monkeypatch.setattr(dugong, 'create_socket', create_socket)
+    CountingSockets.install(monkeypatch, prepare=shrink)
     server = serve(handler)
     server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     pipeline = connect(server).pipeline(
         ('PUT', f'/{n}', None, bytes(40_000)) for n in range(number)
     )
     assert [(r.path, r.body) for r in pipeline] == [(f'/{n}', b'yes') for n in range(number)]
+
+
+@pytest.mark.parametrize('fields', ['', 'Connection: close'])
+@pytest.mark.parametrize('status', ['200 OK', '400 Bad Request'])
+def test_answer_to_a_request_that_was_not_sent_yet_is_none(
+    status: str,
+    fields: str,
+    connect: Connect,
+    serve: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    transport: str,
+) -> None:
+    def forge(peer: Peer) -> None:
+        peer.read_until(b'\r\n\r\n')
+        # An early answer that refuses nothing; the request behind it is still to come.
+        peer.respond(b'', '302 Found')
+        peer.respond(b'forged', status, [fields] if fields else ())
+        with contextlib.suppress(OSError):
+            peer.read_to_eof()
+
+    def answer(peer: Peer) -> None:
+        assert peer.read_request().target == '/1'
+        peer.respond(b'right')
+        peer.read_to_eof()
+
+    CountingSockets.install(monkeypatch, prepare=shrink)
+    server = serve([forge, answer])
+    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    pipeline = connect(server).pipeline([('PUT', '/0', None, bytes(200_000)), '/1'])
+    assert [(r.status, r.body) for r in pipeline] == [(302, b''), (200, b'right')]
 
 
 def test_more_requests_than_the_kernel_takes_in_one_call(connect: Connect) -> None:
