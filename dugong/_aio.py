@@ -276,8 +276,9 @@ class AioFuture(_FutureOf['T']):
         for direction in (POLLIN, POLLOUT):
             if mask & direction:
                 watch = _watches.get((id(loop), fd, direction)) or _Watch(loop, fd, direction)
-                watch.add(self)
+                # In this order, in case that a signal handler raises between.
                 self._watching.append(watch)
+                watch.add(self)
         if self._aio_timeout is not None:
             self._timer = loop.call_later(self._aio_timeout, self._time_out, need)
 
@@ -309,9 +310,9 @@ class AioFuture(_FutureOf['T']):
             self._must_cancel = True
             return True
         self._stepping = True
-        # Before the coroutine gets a chance to close the descriptor.
-        self._stop_waiting()
         try:
+            # Before the coroutine gets a chance to close the descriptor.
+            self._stop_waiting()
             self._crt.close()
         except Exception as exc:
             self.set_exception(exc)

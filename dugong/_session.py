@@ -435,6 +435,8 @@ class Session:
                 self.announce()
                 if not connected:
                     yield from connect(self)
+                    # Without what was sent for a tunnel.
+                    self._sent = stream.perhaps_sent = 0
                     if request.source is not None:
                         # Not before, as a failing connect must not take anything from it.
                         request.prepare_source()

@@ -823,7 +823,8 @@ class Stream:
         """Raise what *exc*, an error in sending, means to the caller."""
 
         # The kernel reports a reset only once. It is a broken pipe if the server had ended its
-        # data before, and nothing of those is missing.
+        # data before, and nothing of those is missing. Over TLS, CPython 3.10 to 3.12 do not tell
+        # one from the other, and that counts as a reset.
         if not isinstance(exc, BrokenPipeError):
             self.reset_while_sending = True
         self._reraise(exc, 'while sending')

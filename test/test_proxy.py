@@ -4,8 +4,9 @@ import io
 import select
 import socket
 import ssl
+import threading
 import time
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import pytest
 from contract_support import (
@@ -572,6 +573,44 @@ def test_duck_typed_context_through_connect(serve: Any) -> None:
     assert context.names == ['host.example']
     assert tunnel.requests[0].target == 'host.example:8443'
     assert handler.requests[0].target == '/path'
+
+
+@pytest.mark.parametrize('size', [100, 20_000])
+def test_request_of_which_nothing_was_sent_through_the_tunnel_is_not_outstanding(
+    size: int, serve: Any
+) -> None:
+    go = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        peer.read_head()
+        peer.send(ESTABLISHED)
+        assert go.wait(LIMIT)
+        peer.reset()
+
+    class Context:
+        """The connection is reset as soon as TLS is there."""
+
+        def wrap_socket(
+            self, sock: socket.socket, server_hostname: Optional[str]
+        ) -> socket.socket:
+            go.set()
+            poller = select.poll()
+            poller.register(sock, 0)
+            assert poller.poll(LIMIT * 1000)
+            return sock
+
+    conn = HTTPConnection(
+        'localhost',
+        443,
+        Context(),
+        proxy=serve(handler).address,
+        # More to send for the tunnel than for the request.
+        proxy_headers={'X-Long': 1000 * 'x'},
+    )
+    with conn:
+        with pytest.raises(ConnectionClosed):
+            conn.send_request('PUT', '/', body=bytes(size))
+        assert not conn.response_pending()
 
 
 def test_duck_typed_context_with_everything_else(connect: Any, serve: Any) -> None:
