@@ -211,7 +211,7 @@ class AioFuture(_FutureOf['T']):
             if self._must_cancel:
                 super().cancel()
             else:
-                self._conclude(exc.value, None)
+                self.set_result(exc.value)
         except asyncio.CancelledError:
             super().cancel()
         except (KeyboardInterrupt, SystemExit) as exc:
@@ -223,26 +223,13 @@ class AioFuture(_FutureOf['T']):
         except BaseException as exc:
             # Without this frame, which refers to the future.
             assert exc.__traceback__ is not None
-            self._conclude(None, exc.with_traceback(exc.__traceback__.tb_next))
+            self.set_exception(exc.with_traceback(exc.__traceback__.tb_next))
         finally:
             error = None
             self._stepping = False
             if self._must_cancel and not self.done():
                 # A signal handler has asked for that after the coroutine had to wait.
                 self.cancel()
-
-    def _conclude(self, result: Any, error: Optional[BaseException]) -> None:
-        # A signal handler may have cancelled it just now. From here on, it cannot.
-        self._stepping = True
-        try:
-            if self.done():
-                return
-            if error is None:
-                self.set_result(result)
-            else:
-                self.set_exception(error)
-        finally:
-            self._stepping = False
 
     def _wait(self, need: PollNeeded, look: bool) -> None:
         if not isinstance(need, PollNeeded):

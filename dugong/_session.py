@@ -428,19 +428,18 @@ class Session:
             connected = stream.connected
             if connected and request.source is not None:
                 request.prepare_source()
-            self._sent = stream.perhaps_sent = 0
             try:
                 # It is outstanding from now on, so that a reader can wait for the answer.
                 self.pending.append(request)
                 self.announce()
                 if not connected:
                     yield from connect(self)
-                    # Without what was sent for a tunnel.
-                    self._sent = stream.perhaps_sent = 0
                     if request.source is not None:
                         # Not before, as a failing connect must not take anything from it.
                         request.prepare_source()
                     connected = True
+                # Without what was sent for a tunnel.
+                self._sent = 0
                 head = request.head
                 content = request.content
                 # Set first: if a signal handler strikes after the head has gone, nothing but the

@@ -131,8 +131,9 @@ class Stream:
     `ended_without_notice` (bool) tells that TLS ended without close_notify, and
     `ignores_missing_notice` (bool) that this cannot be seen. `reset_while_sending` (bool) tells
     that an error has come to a sender, which a reader does not get any more. `perhaps_sent` (int)
-    bytes of those that could not be sent last may have been sent nevertheless. `reading` and
-    `sending` are the locks of the two roles.
+    bytes of those that could not be sent last may have been sent nevertheless: TLS gives no
+    account of the records that it has sent before it could send no more. `reading` and `sending`
+    are the locks of the two roles.
     """
 
     __slots__ = (
@@ -606,12 +607,15 @@ class Stream:
         if self.closed:
             raise self._closed_error()
         lock = self._tls_lock
+        if lock is not None and len(data) > BURST:
+            data = memoryview(data)[:BURST]
+        if self._has_pending:
+            # Until it has succeeded. The last record cannot be among them.
+            self.perhaps_sent = (len(data) - 1) // _TLS_RECORD * _TLS_RECORD
         try:
             if lock is None:
                 size: int = self.sock.send(data)
             else:
-                if len(data) > BURST:
-                    data = memoryview(data)[:BURST]
                 with lock:
                     if len(data) >= _MUCH:
                         size = self._send_records(data)
@@ -619,29 +623,16 @@ class Stream:
                         size = self.sock.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError):
             self._need_send = self._writable
-            self._note_records(data)
             return None
         except ssl.SSLWantReadError:
             self._need_send = self._readable
-            self._note_records(data)
             return None
         except (OSError, ValueError, AttributeError) as exc:
-            self._note_records(data)
             self._sending_failed(exc)
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
         self._count_sent(size, len(data))
         return size
-
-    def _note_records(self, data: Data) -> None:
-        """Note how much of *data* the server may have although sending it did not succeed.
-
-        TLS gives no account of the records that it has sent before it could send no more. The
-        last one cannot be among them.
-        """
-
-        if self._has_pending:
-            self.perhaps_sent = (len(data) - 1) // _TLS_RECORD * _TLS_RECORD
 
     def _send_records(self, data: Data) -> int:
         """Send *data*, which takes many TLS records.
@@ -787,6 +778,7 @@ class Stream:
         yield from self._co_sender_waits(self._both_ready)
 
     def _count_sent(self, size: int, wanted: int) -> None:
+        self.perhaps_sent = 0
         # To try again at once after an incomplete send would cost a call that fails.
         self._sent_burst = self._sent_burst + size + _COST if size == wanted else BURST
 

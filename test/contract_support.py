@@ -10,7 +10,7 @@ import threading
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import pytest
-from servers import LIMIT, Peer, Request
+from servers import LIMIT, Peer, Request, wait_for_events
 
 import dugong
 
@@ -107,9 +107,7 @@ def get(conn: dugong.HTTPConnection, path: str = '/') -> Tuple[dugong.HTTPRespon
 
 def wait_for(conn: dugong.HTTPConnection, events: int = select.POLLIN) -> None:
     """Wait until the kernel reports *events* on the connection; nothing is read."""
-    poller = select.poll()
-    poller.register(conn._sock.fileno(), events)
-    assert poller.poll(LIMIT * 1000), 'nothing arrives'
+    wait_for_events(conn._sock, events)
 
 
 def wait_broken(conn: dugong.HTTPConnection) -> None:

@@ -5,6 +5,7 @@ wrong in a handler is kept and raised by `ScriptedServer.stop`, so that it fails
 """
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -31,6 +32,13 @@ class Request(NamedTuple):
         values = [v for n, v in self.fields if n.lower() == name.lower()]
         assert len(values) <= 1, f'{name} sent {len(values)} times'
         return values[0] if values else None
+
+
+def wait_for_events(sock: socket.socket, events: int) -> None:
+    """Wait until the kernel reports *events* on *sock*, or that it is at its end."""
+    poller = select.poll()
+    poller.register(sock.fileno(), events)
+    assert poller.poll(LIMIT * 1000), 'nothing happens'
 
 
 class Peer:
@@ -118,6 +126,11 @@ class Peer:
         lines = [f'HTTP/1.1 {status}', f'Content-Length: {len(body)}']
         lines.extend([fields] if isinstance(fields, str) else fields)
         self.send('\r\n'.join([*lines, '', '']).encode('latin1') + body)
+
+    def hold(self) -> None:
+        """Wait until the client has closed, without receiving what it sends."""
+        # Its FIN cannot come through a full buffer, but the end of the server can.
+        wait_for_events(self.sock, select.POLLRDHUP)
 
     def half_close(self) -> None:
         """Send FIN, go on reading."""

@@ -322,7 +322,7 @@ def test_wait_for(run: Runner, connect: Any, transport: str) -> None:
 
 
 def test_wait_for_what_breaks_the_connection(run: Runner, connect: Any, transport: str) -> None:
-    conn = connect(lambda peer: peer.send(b'') or hold(peer))
+    conn = connect(lambda peer: peer.send(b'') or peer.hold())
     conn.connect()
     set_small_buffer(conn._sock)
 
@@ -335,15 +335,6 @@ def test_wait_for_what_breaks_the_connection(run: Runner, connect: Any, transpor
             await AioFuture(conn.co_read_response())
 
     run(main)
-
-
-def hold(peer: Peer) -> None:
-    """Wait until the client has closed, without receiving what it sends."""
-    import select
-
-    poller = select.poll()
-    poller.register(peer.sock.fileno(), select.POLLRDHUP)
-    assert poller.poll(LIMIT * 1000)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='needs asyncio.TaskGroup')
@@ -814,7 +805,7 @@ def stalled(name: str) -> Callable[[Peer], None]:
 
     def handle(peer: Peer) -> None:
         if name == 'send':
-            hold(peer)
+            peer.hold()
             return
         peer.read_request()
         if name != 'read_response':
@@ -904,7 +895,7 @@ def test_disconnect_completes_a_future_that_connects(run: Runner) -> None:
 
 
 def test_disconnect_completes_sender_and_reader(run: Runner, connect: Any, transport: str) -> None:
-    conn = connect(hold)
+    conn = connect(Peer.hold)
     prepare('send', conn)
 
     async def main() -> None:

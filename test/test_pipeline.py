@@ -809,6 +809,13 @@ def test_request_that_has_arrived_in_part_is_not_repeated(
     assert lines == ['/order']
 
 
+def narrow(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let little fit between a client and *server*, which is returned."""
+    CountingSockets.install(monkeypatch, prepare=shrink)
+    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    return server
+
+
 @pytest.mark.parametrize('fields', ['', 'Connection: close'])
 @pytest.mark.parametrize('status', ['200 OK', '404 Not Found'])
 def test_answer_while_later_uploads_are_being_sent(
@@ -829,9 +836,7 @@ def test_answer_while_later_uploads_are_being_sent(
                 if fields:
                     break
 
-    CountingSockets.install(monkeypatch, prepare=shrink)
-    server = serve(handler)
-    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    server = narrow(serve(handler), monkeypatch)
     pipeline = connect(server).pipeline(
         ('PUT', f'/{n}', None, bytes(40_000)) for n in range(number)
     )
@@ -861,9 +866,7 @@ def test_answer_to_a_request_that_was_not_sent_yet_is_none(
         peer.respond(b'right')
         peer.read_to_eof()
 
-    CountingSockets.install(monkeypatch, prepare=shrink)
-    server = serve([forge, answer])
-    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    server = narrow(serve([forge, answer]), monkeypatch)
     pipeline = connect(server).pipeline([('PUT', '/0', None, bytes(200_000)), '/1'])
     assert [(r.status, r.body) for r in pipeline] == [(302, b''), (200, b'right')]
 

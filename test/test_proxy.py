@@ -19,7 +19,7 @@ from contract_support import (
     reply,
     resolve_to,
 )
-from servers import LIMIT, Peer, Request, ScriptedServer
+from servers import LIMIT, Peer, Request, ScriptedServer, wait_for_events
 
 from dugong import (
     BodyFollowing,
@@ -594,9 +594,7 @@ def test_request_of_which_nothing_was_sent_through_the_tunnel_is_not_outstanding
             self, sock: socket.socket, server_hostname: Optional[str]
         ) -> socket.socket:
             go.set()
-            poller = select.poll()
-            poller.register(sock, 0)
-            assert poller.poll(LIMIT * 1000)
+            wait_for_events(sock, 0)
             return sock
 
     conn = HTTPConnection(

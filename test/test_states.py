@@ -1042,46 +1042,44 @@ def test_close_that_is_announced_while_a_body_is_incomplete(connect: Any) -> Non
         conn.read_response()
 
 
-def test_reset_that_a_sender_has_met_does_not_complete_a_body(
-    transport: str, connect: Any
-) -> None:
-    """The kernel reports it once; what the reader meets is an ordinary end of the data."""
+def upload_that_met_a_reset(connect: Any, answer: Callable[[Peer], None]) -> Any:
+    """A connection that was reset behind *answer*; the sender has met that, the reader has not."""
 
     def handler(peer: Peer) -> None:
         peer.read_head()
-        peer.send(head('200 OK', 'Connection: close') + b'a part')
+        answer(peer)
         peer.read_until(b'go on')
         peer.reset()
 
     conn = connect(handler)
     conn.send_request('PUT', '/', body=BodyFollowing(1 << 20))
-    poller = select.poll()
-    poller.register(conn._sock, 0)
     conn.write(b'go on')
-    assert poller.poll(LIMIT * 1000)
+    wait_broken(conn)
     with pytest.raises(ConnectionClosed):
         conn.write(b'x')
+    return conn
+
+
+def test_reset_that_a_sender_has_met_does_not_complete_a_body(
+    transport: str, connect: Any
+) -> None:
+    """The kernel reports it once; what the reader meets is an ordinary end of the data."""
+
+    def answer(peer: Peer) -> None:
+        peer.send(head('200 OK', 'Connection: close') + b'a part')
+
+    conn = upload_that_met_a_reset(connect, answer)
     assert conn.read_response().status == 200
     with pytest.raises(ConnectionClosed):
         conn.readall()
 
 
 def test_broken_pipe_after_the_end_of_the_data_takes_nothing_from_a_body(connect: Any) -> None:
-    def handler(peer: Peer) -> None:
-        peer.read_head()
+    def answer(peer: Peer) -> None:
         peer.send(head('200 OK', 'Connection: close') + b'body')
         peer.half_close()
-        peer.read_until(b'go on')
-        peer.reset()
 
-    conn = connect(handler)
-    conn.send_request('PUT', '/', body=BodyFollowing(1 << 20))
-    poller = select.poll()
-    poller.register(conn._sock, 0)
-    conn.write(b'go on')
-    assert poller.poll(LIMIT * 1000)
-    with pytest.raises(ConnectionClosed):
-        conn.write(b'x')
+    conn = upload_that_met_a_reset(connect, answer)
     assert conn.read_response().status == 200
     assert conn.readall() == b'body'
 

@@ -312,21 +312,13 @@ def test_cancelled_read_loses_nothing(driver: Driver, connect: Any, transport: s
 def test_cancelled_upload_breaks_the_connection(
     driver: Driver, connect: Any, transport: str
 ) -> None:
-    conn = connect(hold)
+    conn = connect(Peer.hold)
     conn.connect()
     set_small_buffer(conn._sock)
     driver.cancel(conn.co_send_request('PUT', '/', body=bytes(SIZE)))
     with pytest.raises(ConnectionClosed):
         conn.read_response()
     assert conn._sock is None
-
-
-def hold(peer: Peer) -> None:
-    """Wait until the client has closed, without receiving what it sends."""
-    # Its FIN cannot come through a full buffer, but the end of the server can.
-    poller = select.poll()
-    poller.register(peer.sock.fileno(), select.POLLRDHUP)
-    assert poller.poll(LIMIT * 1000)
 
 
 @needs_proc
@@ -365,7 +357,7 @@ def test_disconnect_by_another_thread_ends_a_read(
 def test_disconnect_by_another_thread_ends_a_send(
     driver: Driver, connect: Any, transport: str
 ) -> None:
-    conn = connect(hold)
+    conn = connect(Peer.hold)
     conn.connect()
     set_small_buffer(conn._sock)
     crt = conn.co_send_request('PUT', '/', body=bytes(SIZE))
@@ -386,7 +378,7 @@ def test_disconnect_ends_a_sender_and_a_reader(
     driver: Driver, connect: Any, transport: str
 ) -> None:
     """Both wait for one socket when it is closed."""
-    conn = connect(hold)
+    conn = connect(Peer.hold)
     conn.connect()
     set_small_buffer(conn._sock)
 
@@ -870,7 +862,7 @@ def test_refusal_behind_an_unread_answer_ends_the_upload(
         peer.read_head()
         peer.respond(b'too much', '413 Content Too Large', 'Connection: close')
         answered.set()
-        hold(peer)
+        peer.hold()
 
     conn = connect(handle)
     conn.send_request('GET', '/')

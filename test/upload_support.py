@@ -31,7 +31,7 @@ from typing import (
 )
 
 import h11
-from servers import LIMIT, Peer, Request
+from servers import LIMIT, Peer, Request, wait_for_events
 
 from dugong import AioFuture, BodyFollowing, HTTPConnection, PollNeeded, eval_coroutine
 
@@ -394,23 +394,17 @@ class Link:
     def end(self) -> None:
         """Send FIN; it has arrived when this returns."""
         socket.socket.shutdown(self.peer, socket.SHUT_WR)
-        self._wait_for(select.POLLRDHUP)
+        wait_for_events(self.conn._sock, select.POLLRDHUP)
 
     def reset(self) -> None:
         """Close with RST; it has arrived when this returns."""
         _close_with_reset(self.peer)
-        self._wait_for(0)
+        wait_for_events(self.conn._sock, 0)
 
     def close_peer(self) -> None:
         """Close as the system does it: FIN, or RST if there is something unread."""
         self.peer.close()
-        self._wait_for(select.POLLRDHUP)
-
-    def _wait_for(self, events: int) -> None:
-        # Errors and hang-ups are always reported.
-        poll = select.poll()
-        poll.register(self.conn._sock, events)
-        assert poll.poll(LIMIT * 1000), 'the end of the connection does not arrive'
+        wait_for_events(self.conn._sock, select.POLLRDHUP)
 
     def available(self) -> bytes:
         """Take what has arrived at the server, without waiting."""
