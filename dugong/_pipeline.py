@@ -188,10 +188,13 @@ class _Pipeline:
         self._current = None
         if self._flight:
             # Their answers would come first on this connection.
-            assert self._session is not None
-            self._drop_unsent(self._session)
+            session = self._session
+            assert session is not None
+            self._drop_unsent(session)
             self._take_back()
-            self._next_session()
+            # If it is not the fault of the server, it does not count as such.
+            self._interrupted = session.fault is None
+            session.fail(ConnectionClosed('the connection was given up to repeat a request'))
         self._waiting.appendleft(repeated)
         self.repeated += 1
 
@@ -245,8 +248,6 @@ class _Pipeline:
                 session = yield from self._co_session()
                 if session.reading_body and self._response is None:
                     yield from self._co_drive(session, session.co_discard())
-                if self._current is not None:
-                    self._completed()
                     continue
                 session.assume_close = self._conn.assume_close
                 session.strict_eof = self._conn.strict_eof
@@ -273,6 +274,8 @@ class _Pipeline:
         """Return the session to work on, connected and fit for what comes next."""
 
         conn, session = self._conn, self._session
+        if self._closed:
+            raise ConnectionClosed(_CLOSED)
         if session is None:
             session = conn._session_for_sending()
             session.raise_fault()
@@ -318,15 +321,16 @@ class _Pipeline:
         old = self._session
         assert old is not None
         old.stream.abort('the connection was given up by the pipeline')
-        self._session = self._conn._start_session(old)
+        new = self._conn._start_session(old)
         self._answered = 0
         self._response = None
         self._parts.clear()
-        # Looked at last, as `disconnect` may come from another thread at any moment.
+        # Looked at last, as `disconnect` may come from another thread at any moment. The new
+        # session may be in use there by now.
         if old.stream.forgotten:
-            self._session.stream.abort()
             raise ConnectionClosed(old.stream.cause)
-        return self._session
+        self._session = new
+        return new
 
     def _lost(self, exc: Exception) -> None:
         """Take back what the lost connection did not answer; raise *exc* if that is enough."""
@@ -576,8 +580,8 @@ class _Pipeline:
         try:
             while True:
                 need = next(crt)
-                self._send_ahead(session)
                 try:
+                    self._send_ahead(session)
                     if self._out:
                         yield from stream.co_wait_send_or_receive()
                     else:

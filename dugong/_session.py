@@ -213,8 +213,8 @@ class Session:
         self._block_reader: Optional[BlockReader] = None
         # A final head that came while the body of its request was being sent.
         self._early_head: Optional[ResponseHead] = None
-        # What a framing error has taken out of the buffer.
-        self._consumed = b''
+        # What `read_raw` has left of what had been taken out of the buffer; `None` before it.
+        self._consumed: Optional[bytes] = None
         # Why something was lost with the session before this one. Reading and writing report that
         # until a request is sent.
         self.lost: Optional[str] = None
@@ -1051,10 +1051,6 @@ class Session:
 
         waiting, self.stream.waiting_to_receive = self.stream.waiting_to_receive, False
         if isinstance(exc, (InvalidResponse, UnsupportedResponse)):
-            if self._block_reader is not None:
-                self._consumed = self._block_reader.collected()
-            elif self.body is not None and self.body.state is not DONE:
-                self._consumed = self.body.unread()
             # Not closed: `read_raw` shows what the server sent.
             self.fail(exc, abort=False)
         elif isinstance(exc, ConnectionClosed):
@@ -1348,6 +1344,8 @@ class Session:
         try:
             self._check_connected()
             self.fault = StateError('the connection was read from with read_raw')
+            if self._consumed is None:
+                self._consumed = self._unfinished()
             if self._consumed:
                 data, self._consumed = self._consumed[:size], self._consumed[size:]
                 return data
@@ -1360,6 +1358,15 @@ class Session:
         finally:
             self.stream.waiting_to_receive = False
             self.leave_role(self.stream.reading)
+
+    def _unfinished(self) -> bytes:
+        """Return what was taken out of the buffer for a head or line that is not complete."""
+
+        if self._block_reader is not None:
+            return self._block_reader.collected()
+        if self.body is not None and self.body.state is not DONE:
+            return self.body.unread()
+        return b''
 
     # Tunnel
 

@@ -23,6 +23,7 @@ from dugong import (
     BodyFollowing,
     CaseInsensitiveDict,
     ConnectionClosed,
+    ConnectionTimedOut,
     InvalidResponse,
     StateError,
     UnsupportedResponse,
@@ -1000,6 +1001,33 @@ def test_read_raw_shows_nothing_of_the_response_before(wire, trailers):
     with pytest.raises(UnsupportedResponse):
         wire.conn.read_response()
     assert wire.conn.read_raw(100) == b'nonsense\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    'understood, unread',
+    [
+        (b'', b'HTTP/1.1 200 OK\r\nConte'),
+        (fields(b'Content-Length: 5') + b'body', b''),
+        (fields(b'Transfer-Encoding: chunked') + b'4\r\nbody\r\n', b'1'),
+        (fields(b'Transfer-Encoding: chunked') + b'4\r\nbody\r\n0\r\n', b'X: y\r\nZ'),
+    ],
+)
+def test_read_raw_shows_what_a_read_that_timed_out_has_taken(wire, understood, unread):
+    wire.conn.timeout = 0.01
+    wire.request()
+    wire.feed(understood + unread)
+    with pytest.raises(ConnectionTimedOut):
+        wire.conn.read_response()
+        while True:
+            wire.conn.read(10)
+    wire.feed(b' and more')
+    wire.conn.timeout = LIMIT
+    raw = b''
+    while not raw.endswith(b' and more'):
+        piece = wire.conn.read_raw(5)
+        assert piece
+        raw += piece
+    assert raw == unread + b' and more'
 
 
 @rows(*FRAMING_ERRORS)

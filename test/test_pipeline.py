@@ -496,6 +496,69 @@ def test_retry_needs_a_streamed_response(connect: Connect) -> None:
         pipeline.retry()
 
 
+def test_retry_after_the_last_response_of_a_connection(connect: Connect, transport: str) -> None:
+    site = Site()
+    conn = connect(site.handler([Life(1, 'announce')]))
+    pipeline = conn.pipeline(['/0'], stream=True)
+    next(pipeline)
+    assert conn.read(3)
+    pipeline.retry()
+    assert next(pipeline).path == '/0'
+    assert conn.readall() == document('/0')
+    assert pipeline.connections == 2
+
+
+def test_what_follows_a_body_is_no_answer_to_its_retry(connect: Connect, serve: Any) -> None:
+    def unasked(peer: Peer) -> None:
+        answer = encoded(peer.read_request())
+        peer.send(answer + answer.replace(b'0', b'?'))
+        peer.read_to_eof()
+
+    conn = connect(serve([unasked, answer_all]))
+    pipeline = conn.pipeline(['/0'], stream=True)
+    next(pipeline)
+    assert conn.read(3)
+    pipeline.retry()
+    next(pipeline)
+    assert conn.readall() == document('/0')
+    assert pipeline.connections == 2
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_retries_of_broken_bodies_come_to_an_end(
+    count: int, connect: Connect, transport: str
+) -> None:
+    def handler(peer: Peer) -> None:
+        peer.send(encoded(peer.read_request())[:-1])
+        peer.half_close()
+        peer.read_to_eof()
+
+    conn = connect(handler)
+    pipeline = conn.pipeline(['/0'] * count, stream=True, max_retries=3)
+    for _ in range(3):
+        next(pipeline)
+        with pytest.raises(ConnectionClosed):
+            conn.readall()
+        pipeline.retry()
+    with pytest.raises(ConnectionClosed):
+        next(pipeline)
+    assert (pipeline.connections, pipeline.unanswered) == (3, ['/0'] * count)
+
+
+def test_retry_after_disconnect_leaves_the_request_of_the_caller_alone(connect: Connect) -> None:
+    conn = connect(answer_all)
+    pipeline = conn.pipeline(numbered(3), stream=True)
+    next(pipeline)
+    assert conn.read(3)
+    conn.disconnect()
+    conn.send_request('GET', '/mine')
+    pipeline.retry()
+    with pytest.raises(ConnectionClosed):
+        next(pipeline)
+    assert conn.read_response().path == '/mine'
+    assert conn.readall() == document('/mine')
+
+
 @pytest.mark.parametrize('count', [1, 2, 3, 6])
 @pytest.mark.parametrize('retry', [False, True])
 def test_badly_framed_streamed_body(count: int, retry: bool, connect: Connect) -> None:
@@ -1145,6 +1208,65 @@ def test_end_of_a_pipeline_in_the_middle_of_a_body_breaks_the_connection(
     pipeline.close()
     with pytest.raises(ConnectionClosed):
         conn.readall()
+
+
+@pytest.mark.parametrize('lives', [[], [Life(1, 'announce')]])
+@pytest.mark.parametrize('first', [[], ['/0']])
+def test_closing_while_the_next_request_is_awaited_ends_a_step(
+    first: List[str], lives: List[Life], connect: Connect, transport: str
+) -> None:
+    awaited, proceed = threading.Event(), threading.Event()
+
+    def requests() -> Iterator[str]:
+        yield from first
+        awaited.set()
+        assert proceed.wait(LIMIT)
+        yield '/late'
+
+    site = Site()
+    pipeline = connect(site.handler(lives)).pipeline(requests(), max_pending=1)
+    assert [next(pipeline).path for _ in first] == first
+    thread = Thread(next, pipeline)
+    assert awaited.wait(LIMIT)
+    pipeline.close()
+    proceed.set()
+    with pytest.raises(ConnectionClosed, match='the pipeline was closed'):
+        thread.finish()
+    assert pipeline.unanswered == ['/late']
+    assert sum(site.arrived, []) == [('GET', path) for path in first]
+
+
+@pytest.mark.parametrize('after', range(1, 6))
+def test_interrupt_while_the_next_request_is_made_loses_nothing(
+    after: int, connect: Connect, transport: str
+) -> None:
+    class Requests:
+        """Interrupts once, and goes on afterwards."""
+
+        paths = iter(numbered(10))
+        made = 0
+
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> str:
+            self.made += 1
+            if self.made == after:
+                raise KeyboardInterrupt
+            return next(self.paths)
+
+    pipeline = connect(Site().handler()).pipeline(Requests())
+    responses = []
+    interrupts = []
+    while len(responses) < 10:
+        try:
+            responses.append(next(pipeline))
+        except KeyboardInterrupt as exc:
+            # Its traceback keeps the frames that it has gone through.
+            interrupts.append(exc)
+    assert next(pipeline, None) is None
+    assert paths_and_bodies(responses) == [(path, document(path)) for path in numbered(10)]
+    assert (len(interrupts), pipeline.connections) == (1, 1)
 
 
 @pytest.mark.parametrize('close', ['disconnect', 'reset', 'pipeline'])
