@@ -58,6 +58,7 @@ _PIPELINING_ERRORS = frozenset((400, 408, 500, 501, 502, 503, 504))
 
 
 _CLOSED = 'the pipeline was closed before all answers were read'
+_TORN = 'the pipeline was interrupted in the middle of its work'
 
 
 class _Item:
@@ -138,6 +139,8 @@ class _Pipeline:
         # Whether there are bodies among what was sent last.
         self._uploading = False
         self._current: Optional[_Item] = None
+        # The one whose response the present step returns.
+        self._delivered: Optional[_Item] = None
         # The response whose body is being read, and what has been read of that.
         self._response: Optional[HTTPResponse] = None
         # The last response whose body is for the caller to read.
@@ -145,7 +148,12 @@ class _Pipeline:
         self._parts: List[bytes] = []
         self._finished = False
         self._closed = False
-        self._interrupted = False
+        # Whether an exception came at a place where it is not known what has been done.
+        self._torn = False
+        # Whether the coroutine is suspended, or connects: then an exception does no harm.
+        self._waits = False
+        # Whether the server is not to blame if the connection is lost.
+        self._blameless = False
         self._stepping = False
         self._window = min(max_pending, _FIRST_WINDOW)
         # Complete answers on this connection, and on the last one that was lost.
@@ -192,8 +200,7 @@ class _Pipeline:
             assert session is not None
             self._drop_unsent(session)
             self._take_back()
-            # If it is not the fault of the server, it does not count as such.
-            self._interrupted = session.fault is None
+            self._blameless = session.fault is None
             session.fail(ConnectionClosed('the connection was given up to repeat a request'))
         self._waiting.appendleft(repeated)
         self.repeated += 1
@@ -223,17 +230,20 @@ class _Pipeline:
 
         if self._stepping:
             raise StateError('another thread or coroutine waits for the next response')
+        if self._torn:
+            raise ConnectionClosed(_TORN)
         if self._finished:
             return None
-        self._stepping = True
+        self._delivered = None
         try:
+            self._stepping = True
+            self._waits = False
             return (yield from self._co_next())
         except Exception:
             self._finish('the pipeline has failed')
             raise
         except BaseException:
-            # Not the fault of the server, should the connection be broken by it.
-            self._interrupted = True
+            self._struck()
             raise
         finally:
             self._stepping = False
@@ -291,7 +301,11 @@ class _Pipeline:
             raise ConnectionClosed(session.fault.msg)
         session.raise_fault()
         if session.reading_body or self._response is not None:
-            self._check_alone(session.reading_body and not self._reading_own_body(session))
+            pending, flight = session.pending, self._flight
+            self._check_alone(
+                (session.reading_body and not self._reading_own_body(session))
+                or bool(pending and not (flight and pending[-1] is flight[-1].request))
+            )
             return session
         self._completed()
         if self._flight:
@@ -308,7 +322,9 @@ class _Pipeline:
             session = self._next_session()
         if not session.stream.connected:
             self.connections += 1
+            self._waits = True
             yield from session.co_connect(conn._co_connect_session)
+            self._waits = False
         return session
 
     def _check_alone(self, other: bool) -> None:
@@ -335,6 +351,7 @@ class _Pipeline:
     def _lost(self, exc: Exception) -> None:
         """Take back what the lost connection did not answer; raise *exc* if that is enough."""
 
+        self._waits = False
         session = self._session
         if session is None:
             raise exc
@@ -353,9 +370,9 @@ class _Pipeline:
             ) from exc
         if self._answered:
             self._failures = 0
-        elif not self._interrupted:
+        elif not self._blameless:
             self._failures += 1
-        self._interrupted = False
+        self._blameless = False
         if self._failures and self._failures >= self._max_retries:
             raise exc
         self._window = max(1, min(self._window, self._answered // 2))
@@ -384,7 +401,10 @@ class _Pipeline:
         self._out = []
         flight = self._flight
         while flight and flight[-1].size <= unsent:
-            item = flight.pop()
+            item = flight[-1]
+            # In this order, in case that a signal handler raises between.
+            self._waiting.appendleft(item)
+            flight.pop()
             assert item.request is not None
             item.request = item.request.again()
             item.sent = False
@@ -392,7 +412,6 @@ class _Pipeline:
             self._flight_bytes -= item.size
             self.sent -= 1
             session.pending.pop()
-            self._waiting.appendleft(item)
         session.leave_role(session.stream.sending)
 
     def _unsent(self, session: Session) -> int:
@@ -405,6 +424,33 @@ class _Pipeline:
 
         own = self._response or self._streamed
         return session.reading_body and session.response is own
+
+    def _struck(self) -> None:
+        """Put things in order after an exception that may have come between any two instructions.
+
+        If that was not in a wait, it is not known what has been done: all that is in flight may
+        have been sent, so it can be neither repeated nor believed to be answered in order.
+        """
+
+        self._stepping = False
+        if self._waits:
+            self._blameless = True
+            return
+        self._torn = True
+        flight = self._flight
+        if self._delivered is not None and self._delivered not in flight:
+            # The caller has not got the response.
+            flight.appendleft(self._delivered)
+        # They may just have been moved from one to the other.
+        self._waiting = deque(item for item in self._waiting if item not in flight)
+        self._finished = True
+        session = self._session
+        if session is None:
+            return
+        session.fail(ConnectionClosed(_TORN))
+        if self._out:
+            self._out = []
+            session.leave_role(session.stream.sending)
 
     def _finish(self, cause: Optional[str]) -> None:
         self._finished = True
@@ -460,12 +506,13 @@ class _Pipeline:
             if item.alone and self._current is not None:
                 # As long as the body before it may be broken, and repeated, it waits.
                 break
-            self._waiting.popleft()
             request = item.request
             assert request is not None
             item.behind = bool(flight)
             item.sent = True
+            # In this order, in case that a signal handler raises between.
             flight.append(item)
+            self._waiting.popleft()
             self._flight_bytes += item.size
             self.sent += 1
             session.pending.append(request)
@@ -532,6 +579,8 @@ class _Pipeline:
                 and session.ended is not None
                 and self._repeat_alone(item)
             ):
+                # It did answer.
+                self._blameless = True
                 raise ConnectionClosed('server does not answer pipelined requests')
         if not self._stream:
             # An interruption in the middle loses nothing of it.
@@ -542,7 +591,6 @@ class _Pipeline:
             response.body = b''.join(parts)
             self._response = None
             parts.clear()
-        flight.popleft()
         # With *stream*, it may have to be repeated.
         assert item.request is not None
         item.request = item.request.again() if self._stream else None
@@ -552,6 +600,8 @@ class _Pipeline:
             self._streamed = response
         else:
             self._completed()
+        self._delivered = item
+        flight.popleft()
         return response
 
     def _repeat_alone(self, item: _Item) -> bool:
@@ -582,10 +632,12 @@ class _Pipeline:
                 need = next(crt)
                 try:
                     self._send_ahead(session)
+                    self._waits = True
                     if self._out:
                         yield from stream.co_wait_send_or_receive()
                     else:
                         yield from stream.co_wait(need)
+                    self._waits = False
                 except BaseException as exc:
                     crt.throw(exc)
         except StopIteration as exc:
@@ -601,10 +653,19 @@ class Pipeline(_Pipeline):
         return self
 
     def __next__(self) -> HTTPResponse:
-        response = eval_coroutine(self.co_next(), self._conn.timeout)
-        if response is None:
-            raise StopIteration
-        return response
+        # The caller has got that. Not below, where `_struck` may come first.
+        self._delivered = None
+        try:
+            response = eval_coroutine(self.co_next(), self._conn.timeout)
+            if response is None:
+                raise StopIteration
+            return response
+        except Exception:
+            raise
+        except BaseException:
+            # It may have come when the coroutine had ended.
+            self._struck()
+            raise
 
 
 class AsyncPipeline(_Pipeline):

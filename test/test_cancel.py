@@ -846,6 +846,56 @@ def test_interrupted_read_loses_nothing_in_silence(
     assert failures > 10
 
 
+@pytest.mark.parametrize('stream', [False, True])
+def test_interrupted_pipeline_confuses_and_repeats_nothing(
+    stream: bool, connect: Any, serve: Any
+) -> None:
+    """A signal strikes at each line in turn. Then it goes on, or says that it cannot."""
+    posts: List[str] = []
+
+    def handler(peer: Peer) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                request = peer.read_request()
+                if request.method == 'POST':
+                    posts.append(request.target)
+                peer.respond(request.target.encode() * MANY)
+
+    server = serve(handler)
+    requests = ['/1', '/2', '/3', ('POST', '/4', None, b'content'), '/5']
+    paths = ['/1', '/2', '/3', '/4', '/5']
+    strikes = Strikes()
+    broken = 0
+    for number in strikes:
+        posts.clear()
+        conn = connect(server)
+        conn.connect()
+        sock = conn._sock
+        pipeline = conn.pipeline(requests, stream=stream)
+        seen: List[str] = []
+        try:
+            while len(seen) < 5:
+                response = None
+                # In the third step, with several requests in flight, and once.
+                with strikes() if len(seen) == 2 else contextlib.nullcontext():
+                    response = next(pipeline)
+                if response is None:
+                    response = next(pipeline)
+                body = conn.readall() if stream else response.body
+                assert body == response.path.encode() * MANY, number
+                seen.append(response.path)
+            assert seen == paths, number
+        except ConnectionClosed:
+            broken += 1
+            assert seen == paths[:2]
+            assert pipeline.unanswered in (requests[2:], requests[2:4]), number
+        assert len(posts) <= 1, number
+        conn.disconnect()
+        # If the strike came when a role had just been taken, nobody leaves it.
+        sock.close()
+    assert broken > 100
+
+
 @pytest.mark.parametrize('body', [None, b'content', BodyFollowing(7)], ids=str)
 def test_interrupted_request_is_never_answered_by_the_answer_to_another(
     body: Any, connect: Any, serve: Any

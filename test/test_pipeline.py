@@ -583,6 +583,46 @@ def test_badly_framed_streamed_body(count: int, retry: bool, connect: Connect) -
     ]
 
 
+@pytest.mark.parametrize('more', [[], [('POST', '/b')]])
+@pytest.mark.parametrize('read', [1, None])
+def test_request_of_the_caller_behind_a_streamed_body_is_not_harmed(
+    read: Optional[int], more: List[Any], connect: Connect
+) -> None:
+    go_on = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        answer = encoded(peer.read_request())
+        peer.send(answer[:-9])
+        if read is not None:
+            assert go_on.wait(LIMIT)
+        peer.send(answer[-9:])
+        answer_all(peer)
+
+    conn = connect(handler)
+    pipeline = conn.pipeline(['/0', *(more or ['/b'])], stream=True, max_pending=1)
+    next(pipeline)
+    assert conn.read(read)
+    conn.send_request('GET', '/mine')
+    with pytest.raises(StateError):
+        next(pipeline)
+    go_on.set()
+    conn.discard()
+    assert conn.read_response().path == '/mine'
+    assert conn.readall() == document('/mine')
+
+
+@pytest.mark.parametrize('max_retries', [0, 1])
+def test_answer_that_declines_a_pipeline_is_no_failure(max_retries: int, connect: Connect) -> None:
+    def handler(peer: Peer) -> None:
+        peer.read_request()
+        peer.respond(b'busy', '503 Busy', ['Connection: close'])
+        peer.half_close()
+        peer.read_to_eof()
+
+    pipeline = connect(handler).pipeline(numbered(3), max_retries=max_retries)
+    assert [(response.status, response.body) for response in pipeline] == [(503, b'busy')] * 3
+
+
 def test_connection_can_be_used_between_two_pipelines(connect: Connect) -> None:
     site = Site()
     conn = connect(site.handler())
@@ -1237,36 +1277,26 @@ def test_closing_while_the_next_request_is_awaited_ends_a_step(
 
 
 @pytest.mark.parametrize('after', range(1, 6))
-def test_interrupt_while_the_next_request_is_made_loses_nothing(
+def test_interrupt_while_the_next_request_is_made_breaks_the_pipeline(
     after: int, connect: Connect, transport: str
 ) -> None:
-    class Requests:
-        """Interrupts once, and goes on afterwards."""
+    def requests() -> Iterator[str]:
+        yield from numbered(after)
+        raise KeyboardInterrupt
 
-        paths = iter(numbered(10))
-        made = 0
-
-        def __iter__(self) -> Any:
-            return self
-
-        def __next__(self) -> str:
-            self.made += 1
-            if self.made == after:
-                raise KeyboardInterrupt
-            return next(self.paths)
-
-    pipeline = connect(Site().handler()).pipeline(Requests())
+    conn = connect(Site().handler())
+    pipeline = conn.pipeline(requests())
     responses = []
-    interrupts = []
-    while len(responses) < 10:
-        try:
+    with pytest.raises(KeyboardInterrupt):
+        while True:
             responses.append(next(pipeline))
-        except KeyboardInterrupt as exc:
-            # Its traceback keeps the frames that it has gone through.
-            interrupts.append(exc)
-    assert next(pipeline, None) is None
-    assert paths_and_bodies(responses) == [(path, document(path)) for path in numbered(10)]
-    assert (len(interrupts), pipeline.connections) == (1, 1)
+    for _ in range(2):
+        with pytest.raises(ConnectionClosed, match='interrupted'):
+            next(pipeline)
+    paths = [response.path for response in responses]
+    assert paths + pipeline.unanswered == numbered(after)
+    conn.reset()
+    assert len(list(conn.pipeline(numbered(3)))) == 3
 
 
 @pytest.mark.parametrize('close', ['disconnect', 'reset', 'pipeline'])
