@@ -216,9 +216,8 @@ class AioFuture(_FutureOf['T']):
             super().cancel()
         except (KeyboardInterrupt, SystemExit) as exc:
             self.set_exception(exc)
-            if self._waker is not None:
-                # It goes to the task that awaits the future.
-                self.exception()
+            # It is raised here, so it must not be reported as forgotten.
+            self.exception()
             raise
         except BaseException as exc:
             # Without this frame, which refers to the future.

@@ -38,7 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from types import TracebackType
-    from typing import Any, Iterable, Mapping, Optional, Tuple, Type, TypeVar, Union
+    from typing import Any, Callable, Iterable, Mapping, Optional, Tuple, Type, TypeVar, Union
 
     from ._poll import Coroutine
     from ._response import HTTPResponse
@@ -64,7 +64,8 @@ class HTTPConnection(io.BufferedIOBase):
 
     `ValueError` for host names with spaces or control characters. Nothing is connected before it
     is needed. Attributes that may be assigned: *hostname*, *port*, *ssl_context*, *proxy* and
-    *proxy_headers* take effect when the connection is made next time, *timeout* at once.
+    *proxy_headers* decide where the next connection goes; requests on the present one have the new
+    `Host` at once. *timeout* takes effect with the next call.
 
     *One rule for time limits*: `timeout` (seconds, `None` for none) bounds each single wait for
     the network - for the name service, a TCP connection, a step of the TLS handshake, for
@@ -242,6 +243,24 @@ class HTTPConnection(io.BufferedIOBase):
                 self._session = new
             return self._session
 
+    def _overriding_connect(self) -> Optional[Coroutine[None]]:
+        """Return a coroutine that connects as a subclass does, `None` if it does so as we do."""
+
+        if getattr(self.co_connect, '__func__', None) is not _CO_CONNECT:
+            return self.co_connect()
+        if getattr(self.connect, '__func__', None) is not _CONNECT:
+            return _co_call(self.connect)
+        return None
+
+    def _co_connect(self, session: Session) -> Coroutine[None]:
+        """Connect *session*, which is that of the connection, in the way of a subclass if any."""
+
+        overriding = self._overriding_connect()
+        if overriding is None:
+            yield from session.co_connect(self._co_connect_session)
+        else:
+            yield from overriding
+
     def _co_connect_session(self, session: Session) -> Coroutine[None]:
         """Connect *session*; if that fails, leave an unconnected one in its place."""
 
@@ -257,7 +276,7 @@ class HTTPConnection(io.BufferedIOBase):
                     yield from session.co_tunnel(
                         connect_request(self._host, self._port, self._tunnel_fields)
                     )
-                yield from stream.co_start_tls(self._ssl_context, self._host)
+                yield from stream.co_start_tls(self._ssl_context, self._host, self.timeout)
             stream.set_connected()
         except BaseException as exc:
             stream.abort(f'connecting {how_it_ended(exc)}')
@@ -341,7 +360,8 @@ class HTTPConnection(io.BufferedIOBase):
     def get_ssl_cipher(self) -> Any:
         """Return name, protocol and secret bits of the cipher in use, `None` without TLS.
 
-        See `ssl.SSLSocket.cipher`. Connects if needed, see `connect`.
+        See `ssl.SSLSocket.cipher`. Connects if needed, see `connect`. `ConnectionClosed` if the
+        connection has ended, as after the last response of a server that closes it.
         """
 
         return eval_coroutine(self.co_get_ssl_cipher(), self.timeout)
@@ -358,10 +378,13 @@ class HTTPConnection(io.BufferedIOBase):
         session = self._session_for_sending()
         session.raise_fault()
         if not session.stream.connected:
-            yield from session.co_connect(self._co_connect_session)
-        if session.stream.sock is None:
-            raise ConnectionClosed(session.stream.cause)
-        return session.stream.sock
+            yield from self._co_connect(session)
+            session = self._session
+        stream = session.stream
+        if stream.sock is None:
+            raise ConnectionClosed(stream.cause)
+        # The context may have been set after the connection was made.
+        return stream.sock if stream.tls else None
 
     # Sending
 
@@ -418,7 +441,13 @@ class HTTPConnection(io.BufferedIOBase):
 
         request = self._make_request(method, path, headers, body, expect100)
         debug('sending %s %s', method, path)
-        yield from self._session_for_sending().co_send_request(request, self._co_connect_session)
+        session = self._session_for_sending()
+        if not (session.stream.connected or session.stream.closed):
+            overriding = self._overriding_connect()
+            if overriding is not None:
+                yield from overriding
+                session = self._session_for_sending()
+        yield from session.co_send_request(request, self._co_connect_session)
 
     def _make_request(
         self, method: str, path: str, headers: Optional[Fields], body: Any, expect100: bool
@@ -552,8 +581,8 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         session = self._session
-        patient = session.answer_coming or session.wait_for_sender(self.timeout)
-        return eval_coroutine(self._co_read_response(patient), self.timeout)
+        session.patient = session.answer_coming or session.wait_for_sender(self.timeout)
+        return eval_coroutine(self.co_read_response(), self.timeout)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """Coroutine twin of `read_response`.
@@ -561,13 +590,10 @@ class HTTPConnection(io.BufferedIOBase):
         With no request outstanding, and none being sent, it raises `StateError` at once.
         """
 
-        return self._co_read_response(False)
-
-    def _co_read_response(self, patient: bool) -> Coroutine[HTTPResponse]:
         session = self._session
         session.assume_close = self.assume_close
         session.strict_eof = self.strict_eof
-        return session.co_read_response(patient)
+        return session.co_read_response()
 
     def read(self, n: Optional[int] = None) -> bytes:
         """Read up to *n* bytes of the body.
@@ -617,7 +643,7 @@ class HTTPConnection(io.BufferedIOBase):
         Waits for all of it. Raises as `read`; after any error the connection is broken.
         """
 
-        return eval_coroutine(self._session.co_readall(), self.timeout)
+        return eval_coroutine(self.co_readall(), self.timeout)
 
     def co_readall(self) -> Coroutine[bytes]:
         """Coroutine twin of `readall`."""
@@ -627,7 +653,7 @@ class HTTPConnection(io.BufferedIOBase):
     def discard(self) -> None:
         """Read the rest of the body and throw it away. Waits and raises as `readall`."""
 
-        eval_coroutine(self._session.co_discard(), self.timeout)
+        eval_coroutine(self.co_discard(), self.timeout)
 
     def co_discard(self) -> Coroutine[None]:
         """Coroutine twin of `discard`."""
@@ -801,6 +827,18 @@ class HTTPConnection(io.BufferedIOBase):
             if limit > 0:
                 limit -= len(piece)
         return b''.join(pieces)
+
+
+# What a subclass, a test or an object may replace.
+_CONNECT = HTTPConnection.connect
+_CO_CONNECT = HTTPConnection.co_connect
+
+
+def _co_call(function: Callable[[], None]) -> Coroutine[None]:
+    """Call *function* as a coroutine."""
+
+    yield from ()
+    function()
 
 
 def _md5(data: memoryview) -> str:

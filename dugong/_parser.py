@@ -109,7 +109,7 @@ def parse_head(text: str) -> ResponseHead:
     for name, value in _find_framing_fields(fields.lower()):
         framing.setdefault(name, []).append(value.strip(' \t'))
     # Only digits get here, three of them at the most.
-    return ResponseHead(int(minor), int(status), reason or '', fields, framing)
+    return ResponseHead(int(minor), int(status), (reason or '').strip(' \t'), fields, framing)
 
 
 def parse_fields(text: str) -> str:

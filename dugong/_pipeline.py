@@ -323,7 +323,7 @@ class _Pipeline:
         if not session.stream.connected:
             self.connections += 1
             self._waits = True
-            yield from session.co_connect(conn._co_connect_session)
+            yield from conn._co_connect(session)
             self._waits = False
         return session
 
@@ -572,7 +572,7 @@ class _Pipeline:
         if response is None:
             if not session.pending or session.pending[0] is not item.request:
                 raise StateError('the connection was used for something else meanwhile')
-            response = yield from self._co_drive(session, session.co_read_response(True, True))
+            response = yield from self._co_drive(session, session.co_read_response(True))
             assert response is not None
             if (
                 response.status in _PIPELINING_ERRORS

@@ -79,6 +79,9 @@ class PollNeeded(_PollNeeded):
 
     __module__ = 'dugong'
 
+    # What is waited for if the descriptor does not tell.
+    _purpose: Optional[str] = None
+
     # Whether an event loop has shown that it can wait for this.
     _watched = False
 
@@ -196,7 +199,9 @@ eval_coroutine.__module__ = 'dugong'
 def timeout_message(need: PollNeeded, timeout: Optional[float]) -> str:
     """Say what was waited for in vain for *timeout* seconds."""
 
-    if need.mask == POLLIN:
+    if need._purpose is not None:
+        what = need._purpose
+    elif need.mask == POLLIN:
         what = 'receive'
     elif need.mask == POLLOUT:
         what = 'send'

@@ -205,9 +205,14 @@ def check_address(address: Tuple[str, int]) -> Tuple[str, int]:
     return encode_host(host), check_port(port)
 
 
-def check_port(port: int) -> int:
-    """Return *port*; `TypeError` or `ValueError` unless it is an int from 0 to 65535."""
+def check_port(port: Union[int, str]) -> int:
+    """Return *port*; `TypeError` or `ValueError` unless it is a number from 0 to 65535.
 
+    A string of digits, from a configuration file for instance, will do.
+    """
+
+    if isinstance(port, str) and port.isascii() and port.isdigit() and len(port) <= 5:
+        port = int(port)
     if not isinstance(port, int):
         raise TypeError(f'port must be an int, not {type(port).__name__}')
     if not 0 <= port <= 65535:

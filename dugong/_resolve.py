@@ -46,6 +46,9 @@ def resolve(host: str, port: int, test_hosts: Sequence[Tuple[str, int]]) -> List
 
     try:
         return _look_up(host, port)
+    except UnicodeError as exc:
+        # With a label that is empty or too long, it cannot even be asked for.
+        raise HostnameNotResolvable(host) from exc
     except socket.gaierror as exc:
         if not _is_ambiguous(exc):
             raise

@@ -186,6 +186,7 @@ class Session:
         'fault',
         'lost',
         'lost_body',
+        'patient',
         'pending',
         'response',
         'send_fault',
@@ -215,6 +216,8 @@ class Session:
         self._early_head: Optional[ResponseHead] = None
         # What `read_raw` has left of what had been taken out of the buffer; `None` before it.
         self._consumed: Optional[bytes] = None
+        # Whether the next reader of a response has another thread that will send.
+        self.patient = False
         # Why something was lost with the session before this one. Reading and writing report that
         # until a request is sent.
         self.lost: Optional[str] = None
@@ -506,8 +509,26 @@ class Session:
             # Answers that the server sent before it closed can still be read.
             self.send_fault = exc.msg
             body.finish()
+            self._look_for_alert()
         else:
             self._interrupted(what, exc)
+
+    def _look_for_alert(self) -> None:
+        """Raise the TLS alert that says why the server has closed, if there is one.
+
+        With TLS 1.3 a server can refuse the certificate of the client only after the handshake,
+        and then closes while the client is sending. The alert is there to be received.
+        """
+
+        if not self.stream.tls or len(self.buf):
+            return
+        try:
+            self._peek(self._receive_at_once)
+        except ConnectionClosed:
+            pass
+        except OSError as exc:
+            if self.stream.is_alert(exc):
+                raise
 
     def _co_send_rest(self, request: Request, source: Source) -> Coroutine[None]:
         """Send the body of *request* from *source*, to its end."""
@@ -657,7 +678,7 @@ class Session:
             and not self.stream.reading.locked()
         )
 
-    def _peek(self, look: Callable[..., None], *args: Any) -> None:
+    def _peek(self, look: Callable[..., Any], *args: Any) -> None:
         """Call *look*, which receives without waiting, unless somebody else reads."""
 
         stream = self.stream
@@ -869,15 +890,14 @@ class Session:
                 raise StateError('the connection is in use')
             peeking.release()
 
-    def co_read_response(
-        self, patient: bool = False, pipelined: bool = False
-    ) -> Coroutine[HTTPResponse]:
+    def co_read_response(self, pipelined: bool = False) -> Coroutine[HTTPResponse]:
         """Read the next response head that is for the caller, or with *pipelined* for a pipeline.
 
-        *patient* readers wait even if the request body is left incomplete at the moment.
+        A `patient` reader waits even if the request body is left incomplete at the moment.
         """
 
         stream, pending = self.stream, self.pending
+        patient, self.patient = pipelined or self.patient, False
         self._enter_reading()
         try:
             self.raise_fault()

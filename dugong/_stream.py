@@ -43,7 +43,7 @@ from ._settings import package
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, List, NoReturn, Optional, Sequence, Tuple, Union
+    from typing import Any, Callable, List, NoReturn, Optional, Sequence, Set, Tuple, Union
 
     from ._poll import Coroutine
     from ._resolve import AddressInfo
@@ -93,7 +93,8 @@ with suppress(AttributeError, ValueError, OSError):
 _trace_numbers = itertools.count()
 
 # For the child process after a fork, which must not use the connections of its parent.
-_streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+# Not a `WeakSet`: a signal handler may raise in its callback, and nobody gets the exception.
+_streams: Set[weakref.ref[Stream]] = set()
 
 
 class Signal:
@@ -231,7 +232,7 @@ class Stream:
     def co_open(self) -> Coroutine[None]:
         """Connect for a session: `co_connect`, or what has been put in its place."""
 
-        _streams.add(self)
+        _streams.add(weakref.ref(self, _streams.discard))
         self._check_open()
         factory = package.create_socket
         if factory is create_socket:
@@ -283,6 +284,7 @@ class Stream:
                 done.set()
 
         done = Signal()
+        done.need._purpose = f'look up {host}'
         self._waiters.append(done)
         try:
             thread = threading.Thread(target=work, name=f'dugong resolves {host}', daemon=True)
@@ -343,19 +345,19 @@ class Stream:
             return type(last)(message)
         return ConnectionTimedOut(message)
 
-    def co_start_tls(self, context: Any, hostname: str) -> Coroutine[None]:
+    def co_start_tls(
+        self, context: Any, hostname: str, timeout: Optional[float]
+    ) -> Coroutine[None]:
         """Put TLS on top of the connection, as *context* says, to the server *hostname*.
 
         Certificate problems are `ssl.SSLError`s; `ConnectionClosed` if the server hangs up.
+        *timeout* (seconds) is for a context that waits by itself.
         """
 
-        if not isinstance(context, ssl.SSLContext):
-            # Something that looks like a context: only the oldest part of the interface, and
-            # the handshake is its own affair.
-            self._set_socket(context.wrap_socket(self.sock, server_hostname=hostname))
-            self.tls = True
-            return
         when = 'during the TLS handshake'
+        if not isinstance(context, ssl.SSLContext):
+            self._wrap_socket(context, hostname, timeout, when)
+            return
         try:
             # `wrap_socket` makes another kind of object of a socket that is not connected.
             self.sock.getpeername()
@@ -368,10 +370,7 @@ class Stream:
             )
         except OSError as exc:
             self._reraise(exc, when)
-        self._set_socket(sock)
-        self.tls = True
-        self.ignores_missing_notice = bool(context.options & _IGNORE_UNEXPECTED_EOF)
-        self._tls_lock = allocate_lock()
+        self._set_tls_socket(sock)
         while True:
             self._check_open()
             try:
@@ -384,6 +383,38 @@ class Stream:
             except (OSError, ValueError) as exc:
                 self._reraise(exc, when)
             yield need
+
+    def _wrap_socket(
+        self, context: Any, hostname: str, timeout: Optional[float], when: str
+    ) -> None:
+        """Put on top what *context*, which only looks like a context, makes of the socket.
+
+        Only the oldest part of the interface is used, and the handshake is its own affair: it
+        may wait, so it gets a socket with which it can.
+        """
+
+        sock = self.sock
+        sock.settimeout(timeout or None)
+        try:
+            wrapped = context.wrap_socket(sock, server_hostname=hostname)
+            (wrapped if hasattr(wrapped, 'setblocking') else sock).setblocking(False)
+        except socket.timeout as exc:
+            raise ConnectionTimedOut(f'timed out {when}') from exc
+        except OSError as exc:
+            self._reraise(exc, when)
+        if isinstance(wrapped, ssl.SSLSocket):
+            # End of file without close_notify is told apart here.
+            wrapped.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+            self._set_tls_socket(wrapped)
+        else:
+            self._set_socket(wrapped)
+            self.tls = True
+
+    def _set_tls_socket(self, sock: ssl.SSLSocket) -> None:
+        self._set_socket(sock)
+        self.tls = True
+        self.ignores_missing_notice = bool(sock.context.options & _IGNORE_UNEXPECTED_EOF)
+        self._tls_lock = allocate_lock()
 
     def set_connected(self) -> None:
         """Let those go on who wait for the connection."""
@@ -564,6 +595,14 @@ class Stream:
             self.waiting_to_receive = False
             size = self.try_receive(view)
         return size
+
+    def is_alert(self, exc: OSError) -> bool:
+        """Whether *exc* is an alert that the server has sent over TLS. If so, it comes again."""
+
+        if not isinstance(exc, ssl.SSLError) or 'ALERT' not in (exc.reason or ''):
+            return False
+        self._tls_error = exc
+        return True
 
     @property
     def holds_something(self) -> bool:
@@ -760,7 +799,9 @@ class Stream:
                 poller.register(*self._need_send)
                 self._role_waiter = signal
                 if still_barred():
-                    yield from self._co_sender_waits(PollNeeded(poller.fileno(), POLLIN))
+                    need = PollNeeded(poller.fileno(), POLLIN)
+                    need._purpose = 'send'
+                    yield from self._co_sender_waits(need)
         finally:
             self._role_waiter = None
             signal.close()
@@ -980,8 +1021,10 @@ create_socket.__module__ = 'dugong'
 
 
 def _forget_all() -> None:
-    for stream in list(_streams):
-        stream.forget()
+    for reference in tuple(_streams):
+        stream = reference()
+        if stream is not None:
+            stream.forget()
 
 
 if hasattr(os, 'register_at_fork'):

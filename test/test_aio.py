@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import Any, Awaitable, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Awaitable, Callable, Dict, Iterator, List, Optional, Tuple, Type
 
 import pytest
 from servers import LIMIT, Peer
@@ -930,6 +930,25 @@ def test_new_connection_while_the_old_one_is_being_closed(
 
 
 # Exceptions are not lost
+
+
+@pytest.mark.parametrize('kind', [KeyboardInterrupt, SystemExit])
+def test_interrupt_in_the_first_step_is_not_reported_again(
+    kind: Type[BaseException], run: Runner
+) -> None:
+    """The constructor raises it, so nobody can ask the future for it."""
+
+    def crt() -> 'Crt[None]':
+        raise kind
+        yield
+
+    async def main() -> None:
+        with pytest.raises(kind):
+            AioFuture(crt())
+
+    run(main)
+    gc.collect()
+    assert run.problems == []
 
 
 def test_exception_that_nobody_asks_for_is_reported(run: Runner, pair: Pair) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, List, Tuple
 import pytest
 import trustme
 from conftest import Certificates
-from servers import LIMIT, Peer
+from servers import LIMIT, Peer, ScriptedServer
 from waiting_support import (
     REPLY,
     Crt,
@@ -44,6 +44,7 @@ from dugong import (
     StateError,
     UnsupportedResponse,
     eval_coroutine,
+    is_temp_network_error,
 )
 
 __all__ = ['waits']
@@ -307,6 +308,29 @@ def test_name_without_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(HostnameNotResolvable):
         HTTPConnection('empty.example').connect()
+
+
+@pytest.mark.parametrize('name', ['two..dots', 64 * 'x' + '.example'])
+def test_name_that_cannot_be_looked_up(name: str) -> None:
+    with pytest.raises(HostnameNotResolvable) as caught:
+        HTTPConnection(name).connect()
+    assert caught.value.name == name
+
+
+def test_name_that_takes_too_long_is_named(stuck: StuckResolver) -> None:
+    conn = HTTPConnection('stuck.example')
+    conn.timeout = 0.01
+    with pytest.raises(ConnectionTimedOut, match='0.01 s to look up stuck.example'):
+        conn.connect()
+
+
+def test_port_of_a_proxy_as_a_string(serve: Any) -> None:
+    server = serve(answer_all())
+    proxy: Any = (server.host, str(server.port))
+    with HTTPConnection('no.such.name.example', proxy=proxy) as conn:
+        conn.send_request('GET', '/')
+        assert conn.read_response().status == 200
+        conn.discard()
 
 
 # Several addresses
@@ -684,6 +708,74 @@ def test_no_thread_for_the_resolver_is_an_error_like_any_other(
         with pytest.raises(RuntimeError):
             conn.connect()
     assert conn._sock is None
+
+
+@pytest.mark.parametrize('size', [0, 100, 100_000, 5_000_000])
+def test_missing_certificate_of_the_client_is_named_whatever_is_sent(
+    size: int, certificates: Certificates
+) -> None:
+    """With TLS 1.3 the server refuses after the handshake, and closes."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    certificates.certificate.configure_cert(context)
+    certificates.authority.configure_trust(context)
+    with ScriptedServer(answer_all(), context) as server:
+        for _ in range(10):
+            with HTTPConnection(*server.address, certificates.client_context) as conn:
+                conn.timeout = LIMIT
+                with pytest.raises(ssl.SSLError, match='(?i)certificate.required') as caught:
+                    conn.send_request('PUT', '/', body=bytes(size))
+                    conn.read_response()
+                assert not is_temp_network_error(caught.value)
+        server.errors.clear()
+
+
+@pytest.mark.parametrize('name', ['connect', 'co_connect'])
+@pytest.mark.parametrize('replaced', ['in a subclass', 'on the object'])
+def test_own_way_to_connect_is_used(
+    replaced: str,
+    name: str,
+    serve: Any,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+    transport: str,
+) -> None:
+    """By whatever connects when needed; the original can be called."""
+    called: List[str] = []
+    original = getattr(HTTPConnection, name)
+
+    def own(conn: HTTPConnection) -> Any:
+        called.append(name)
+        return original(conn)
+
+    class Own(HTTPConnection):
+        pass
+
+    server = serve(answer_all())
+    context = certificates.client_context if transport == 'tls' else None
+    conn = Own(server.host, server.port, context)
+    if replaced == 'in a subclass':
+        monkeypatch.setattr(Own, name, own)
+    else:
+        monkeypatch.setattr(conn, name, own.__get__(conn))
+    conn.timeout = LIMIT
+    uses: List[Callable[[], Any]] = [
+        lambda: conn.send_request('GET', '/'),
+        lambda: eval_coroutine(conn.co_send_request('GET', '/'), LIMIT),
+        lambda: list(conn.pipeline(['/'])),
+    ]
+    if context is not None:
+        uses.append(conn.get_ssl_cipher)
+    for number, use in enumerate(uses, 1):
+        use()
+        assert called == [name] * number
+        if not conn.response_pending():
+            conn.send_request('GET', '/')
+        assert conn.read_response().status == 200
+        assert conn.readall() == b'hello'
+        conn.disconnect()
+    assert len(called) == len(uses)
 
 
 def test_reader_gets_the_cause_of_a_failing_connect() -> None:

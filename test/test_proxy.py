@@ -9,6 +9,7 @@ import time
 from typing import Any, List, Optional, Tuple
 
 import pytest
+from conftest import Certificates
 from contract_support import (
     Answers,
     DuckContext,
@@ -573,6 +574,50 @@ def test_duck_typed_context_through_connect(serve: Any) -> None:
     assert context.names == ['host.example']
     assert tunnel.requests[0].target == 'host.example:8443'
     assert handler.requests[0].target == '/path'
+
+
+class HandingOn:
+    """An `ssl_context` by duck typing that leaves the work to a real one."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+
+    def wrap_socket(self, sock: socket.socket, server_hostname: Optional[str]) -> socket.socket:
+        return self.context.wrap_socket(sock, server_hostname=server_hostname)
+
+
+def test_duck_typed_context_that_hands_on_to_a_real_one(
+    connect: Any, serve: Any, certificates: Certificates
+) -> None:
+    def cut(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head('200 OK', 'Connection: close') + b'a part')
+
+    server = serve([Answers(reply(b'one'), reply(b'two')), cut], tls=True)
+    conn = connect(server, ssl_context=HandingOn(certificates.client_context))
+    for body in (b'one', b'two'):
+        assert get(conn)[1] == body
+    assert conn.get_ssl_cipher()
+    # It does not wait inside of TLS, and tells an end without close_notify.
+    conn.timeout = 0
+    with pytest.raises(ConnectionTimedOut):
+        get(conn)
+    conn.reset()
+    conn.timeout = LIMIT
+    conn.strict_eof = True
+    with pytest.raises(ConnectionClosed, match='close_notify'):
+        get(conn)
+
+
+def test_duck_typed_context_that_hands_on_to_a_real_one_has_a_time_limit(
+    connect: Any, serve: Any, certificates: Certificates
+) -> None:
+    server = serve(lambda peer: peer.read_to_eof())
+    conn = connect(server, ssl_context=HandingOn(certificates.client_context))
+    conn.timeout = 0.05
+    with pytest.raises(ConnectionTimedOut):
+        conn.connect()
+    assert conn._sock is None
 
 
 @pytest.mark.parametrize('size', [100, 20_000])

@@ -751,6 +751,16 @@ def test_tls_getters_give_none_without_tls(name: str, connect: Any) -> None:
 
 
 @pytest.mark.parametrize('name', ['get_ssl_peercert', 'get_ssl_cipher'])
+def test_tls_getters_give_none_if_the_connection_was_made_without_tls(
+    name: str, connect: Any
+) -> None:
+    conn = connect(Answers(reply(b'x')))
+    conn.connect()
+    conn.ssl_context = ssl.create_default_context()
+    assert getattr(conn, name)() is None
+
+
+@pytest.mark.parametrize('name', ['get_ssl_peercert', 'get_ssl_cipher'])
 def test_tls_getters_connect_if_needed(name: str, connect: Any, serve: Any) -> None:
     server = serve(Answers(reply(b'x')), tls=True)
     conn = connect(server)

@@ -39,6 +39,43 @@ def responding(request: Any, connect: Any) -> Callable[[bytes], HTTPConnection]:
     return make
 
 
+class WithOwnCoroutine(HTTPConnection):
+    """Counts the calls of the coroutines behind the blocking methods."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.calls: List[str] = []
+
+    def co_read_response(self) -> Any:
+        self.calls.append('read_response')
+        return super().co_read_response()
+
+    def co_readinto(self, buf: Any) -> Any:
+        self.calls.append('readinto')
+        return super().co_readinto(buf)
+
+    def co_readall(self) -> Any:
+        self.calls.append('readall')
+        return super().co_readall()
+
+    def co_discard(self) -> Any:
+        self.calls.append('discard')
+        return super().co_discard()
+
+
+def test_blocking_methods_call_the_coroutines_of_a_subclass(serve: Any) -> None:
+    server = serve(Answers(reply(b'first'), reply(b'second')))
+    with WithOwnCoroutine(server.host, server.port) as conn:
+        conn.send_request('GET', '/')
+        assert conn.read_response().status == 200
+        assert conn.readinto(bytearray(2)) == 2
+        assert conn.readall() == b'rst'
+        conn.send_request('GET', '/')
+        conn.read_response()
+        conn.discard()
+        assert conn.calls == ['read_response', 'readinto', 'readall', 'read_response', 'discard']
+
+
 # -- the interface itself -----------------------------------------------------------------------
 
 

@@ -626,7 +626,7 @@ def test_reader_between_two_writes_of_another_thread(
             return self._real.send(data)
 
     conn._sock = Holding(conn._sock)
-    real = conn._co_read_response
+    real = conn.co_read_response
 
     def come_late(*args: Any) -> Any:
         # The reader has seen a write under way.
@@ -634,7 +634,7 @@ def test_reader_between_two_writes_of_another_thread(
         sender.finish()
         return real(*args)
 
-    monkeypatch.setattr(conn, '_co_read_response', come_late)
+    monkeypatch.setattr(conn, 'co_read_response', come_late)
     with Alive() as sender:
         sender.call(lambda: conn.send_request('PUT', '/', body=BodyFollowing(10)))
         sender.start(lambda: conn.write(b'01234'))

@@ -15,10 +15,20 @@ def test_port_out_of_range_is_refused(port: int) -> None:
         HTTPConnection('localhost', port)
 
 
-@pytest.mark.parametrize('port', ['80', 80.0, b'80'])
+@pytest.mark.parametrize(
+    'port', ['http', '', '-1', '+80', '8_0', ' 80', '\u0668\u0660', '0' * 9, 80.0, b'80']
+)
 def test_port_of_another_type_is_refused(port: Any) -> None:
     with pytest.raises(TypeError, match=type(port).__name__):
         HTTPConnection('localhost', port)
+
+
+def test_port_may_be_a_string_of_digits() -> None:
+    """As it comes from a configuration file."""
+    conn: Any = HTTPConnection('localhost', '8080')
+    assert conn.port == 8080
+    with pytest.raises(ValueError, match='65536'):
+        conn.port = '65536'
 
 
 @pytest.mark.parametrize('name', [b'localhost', 1, None])

@@ -329,6 +329,21 @@ def test_cancelled_connect_leaves_nothing(driver: Driver) -> None:
         assert conn._sock is None
 
 
+def test_upload_behind_an_unread_answer_times_out_in_sending(connect: Any, transport: str) -> None:
+    def handler(peer: Peer) -> None:
+        peer.read_request()
+        peer.respond(b'body')
+        peer.hold()
+
+    conn = connect(handler)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    conn.read(1)
+    conn.timeout = 0.05
+    with pytest.raises(ConnectionTimedOut, match='0.05 s to send'):
+        conn.send_request('PUT', '/', body=bytes(20_000_000))
+
+
 # Closed by another thread
 
 
