@@ -581,8 +581,11 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         session = self._session
-        session.patient = session.answer_coming or session.wait_for_sender(self.timeout)
-        return eval_coroutine(self.co_read_response(), self.timeout)
+        patient = session.answer_coming or session.wait_for_sender(self.timeout)
+        crt = self.co_read_response()
+        # The sender may have begun a new session meanwhile.
+        self._session.patient = patient
+        return eval_coroutine(crt, self.timeout)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """Coroutine twin of `read_response`.
@@ -593,6 +596,7 @@ class HTTPConnection(io.BufferedIOBase):
         session = self._session
         session.assume_close = self.assume_close
         session.strict_eof = self.strict_eof
+        session.patient = False
         return session.co_read_response()
 
     def read(self, n: Optional[int] = None) -> bytes:

@@ -216,7 +216,7 @@ class Session:
         self._early_head: Optional[ResponseHead] = None
         # What `read_raw` has left of what had been taken out of the buffer; `None` before it.
         self._consumed: Optional[bytes] = None
-        # Whether the next reader of a response has another thread that will send.
+        # Whether who reads a response has another thread that sends.
         self.patient = False
         # Why something was lost with the session before this one. Reading and writing report that
         # until a request is sent.
@@ -897,7 +897,6 @@ class Session:
         """
 
         stream, pending = self.stream, self.pending
-        patient, self.patient = pipelined or self.patient, False
         self._enter_reading()
         try:
             self.raise_fault()
@@ -916,7 +915,11 @@ class Session:
                 raise ConnectionClosed(self.ended)
             if request.pipelined is not pipelined:
                 raise StateError(_PIPELINED)
-            if request.body.state is WRITING and not (patient or stream.sending.locked()):
+            if (
+                request.body.state is WRITING
+                and not (pipelined or self.patient)
+                and not stream.sending.locked()
+            ):
                 raise StateError('the request body was not written to its end')
             try:
                 if not stream.connected and head is None:
