@@ -252,14 +252,16 @@ class HTTPConnection(io.BufferedIOBase):
             return _co_call(self.connect)
         return None
 
-    def _co_connect(self, session: Session) -> Coroutine[None]:
-        """Connect *session*, which is that of the connection, in the way of a subclass if any."""
+    def _co_connect(self, session: Session) -> Coroutine[Session]:
+        """Connect *session*, in the way of a subclass if it has one; return what is connected."""
 
         overriding = self._overriding_connect()
-        if overriding is None:
-            yield from session.co_connect(self._co_connect_session)
-        else:
+        if overriding is not None:
             yield from overriding
+            session = self._session_for_sending()
+        if not session.stream.connected:
+            yield from session.co_connect(self._co_connect_session)
+        return session
 
     def _co_connect_session(self, session: Session) -> Coroutine[None]:
         """Connect *session*; if that fails, leave an unconnected one in its place."""
@@ -378,8 +380,7 @@ class HTTPConnection(io.BufferedIOBase):
         session = self._session_for_sending()
         session.raise_fault()
         if not session.stream.connected:
-            yield from self._co_connect(session)
-            session = self._session
+            session = yield from self._co_connect(session)
         stream = session.stream
         if stream.sock is None:
             raise ConnectionClosed(stream.cause)

@@ -323,7 +323,7 @@ class _Pipeline:
         if not session.stream.connected:
             self.connections += 1
             self._waits = True
-            yield from conn._co_connect(session)
+            self._session = session = yield from conn._co_connect(session)
             self._waits = False
         return session
 

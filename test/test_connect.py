@@ -778,6 +778,25 @@ def test_own_way_to_connect_is_used(
     assert len(called) == len(uses)
 
 
+@pytest.mark.parametrize('own', ['does nothing', 'connects anew'])
+def test_own_way_to_connect_that_does_something_else(own: str, serve: Any) -> None:
+    class Own(HTTPConnection):
+        def connect(self) -> None:
+            if own == 'connects anew':
+                super().connect()
+                self.disconnect()
+                super().connect()
+
+    server = serve(answer_all())
+    with Own(*server.address) as conn:
+        conn.timeout = LIMIT
+        conn.send_request('GET', '/')
+        assert conn.read_response().status == 200
+        assert conn.readall() == b'hello'
+        conn.disconnect()
+        assert [response.body for response in conn.pipeline(['/1', '/2'])] == [b'hello'] * 2
+
+
 def test_reader_gets_the_cause_of_a_failing_connect() -> None:
     with refused_address() as address:
         conn = HTTPConnection(*address)
