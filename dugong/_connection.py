@@ -38,7 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from types import TracebackType
-    from typing import Any, Callable, Iterable, Mapping, Optional, Tuple, Type, TypeVar, Union
+    from typing import Any, Iterable, Mapping, Optional, Tuple, Type, TypeVar, Union
 
     from ._poll import Coroutine
     from ._response import HTTPResponse
@@ -56,16 +56,20 @@ _KEEP_ALIVE = 'Connection: keep-alive\r\n'
 class HTTPConnection(io.BufferedIOBase):
     """A connection to an HTTP/1.1 server, over TCP or TLS, directly or through a proxy.
 
-    *hostname* (str) and *port* (int; default 80, or 443 with *ssl_context*) are those of the
-    origin. *ssl_context* (`ssl.SSLContext`) makes it a TLS connection; the context is used as it
-    is. *proxy* is a pair of host name (str) and port (int). *proxy_headers* (mapping) are header
+    *hostname* (str) and *port* (int, or a string of digits; default 80, or 443 with
+    *ssl_context*) are those of the origin. *ssl_context* (`ssl.SSLContext`) makes it a TLS
+    connection; the context is used as it is. One that only has `wrap_socket` waits for the
+    handshake by itself, up to `timeout` at a time, also in an event loop. *proxy* is a pair of
+    host name (str) and port (as above). *proxy_headers* (mapping) are header
     fields for the proxy only, `Proxy-Authorization` for instance: with a plain connection they
     go out with each request, with TLS they go out with the `CONNECT` request.
 
     `ValueError` for host names with spaces or control characters. Nothing is connected before it
     is needed. Attributes that may be assigned: *hostname*, *port*, *ssl_context*, *proxy* and
     *proxy_headers* decide where the next connection goes; requests on the present one have the new
-    `Host` at once. *timeout* takes effect with the next call.
+    `Host` at once. *timeout* takes effect with the next call. A subclass may override
+    `co_connect` or `connect`: that is called whenever something has to be connected, and not
+    before it is done is the request outstanding for which it was called.
 
     *One rule for time limits*: `timeout` (seconds, `None` for none) bounds each single wait for
     the network - for the name service, a TCP connection, a step of the TLS handshake, for
@@ -243,22 +247,27 @@ class HTTPConnection(io.BufferedIOBase):
                 self._session = new
             return self._session
 
-    def _overriding_connect(self) -> Optional[Coroutine[None]]:
-        """Return a coroutine that connects as a subclass does, `None` if it does so as we do."""
+    def _overrides(self, name: str) -> bool:
+        """Whether the method *name* is not that of this class, but of a subclass or the object."""
 
-        if getattr(self.co_connect, '__func__', None) is not _CO_CONNECT:
-            return self.co_connect()
-        if getattr(self.connect, '__func__', None) is not _CONNECT:
-            return _co_call(self.connect)
-        return None
+        return getattr(getattr(self, name), '__func__', None) is not _OWN[name]
+
+    @property
+    def _connects_in_another_way(self) -> bool:
+        return self._overrides('co_connect') or self._overrides('connect')
 
     def _co_connect(self, session: Session) -> Coroutine[Session]:
         """Connect *session*, in the way of a subclass if it has one; return what is connected."""
 
-        overriding = self._overriding_connect()
-        if overriding is not None:
-            yield from overriding
-            session = self._session_for_sending()
+        if self._connects_in_another_way:
+            if self._overrides('co_connect'):
+                yield from self.co_connect()
+            else:
+                self.connect()
+            # It may have begun anew, or somebody has disconnected.
+            old, session = session, self._session
+            if old.stream.forgotten and not session.stream.connected:
+                raise ConnectionClosed(old.stream.cause)
         if not session.stream.connected:
             yield from session.co_connect(self._co_connect_session)
         return session
@@ -443,11 +452,9 @@ class HTTPConnection(io.BufferedIOBase):
         request = self._make_request(method, path, headers, body, expect100)
         debug('sending %s %s', method, path)
         session = self._session_for_sending()
-        if not (session.stream.connected or session.stream.closed):
-            overriding = self._overriding_connect()
-            if overriding is not None:
-                yield from overriding
-                session = self._session_for_sending()
+        stream = session.stream
+        if not (stream.connected or stream.closed) and self._connects_in_another_way:
+            session = yield from self._co_connect(session)
         yield from session.co_send_request(request, self._co_connect_session)
 
     def _make_request(
@@ -834,16 +841,8 @@ class HTTPConnection(io.BufferedIOBase):
         return b''.join(pieces)
 
 
-# What a subclass, a test or an object may replace.
-_CONNECT = HTTPConnection.connect
-_CO_CONNECT = HTTPConnection.co_connect
-
-
-def _co_call(function: Callable[[], None]) -> Coroutine[None]:
-    """Call *function* as a coroutine."""
-
-    yield from ()
-    function()
+# What a subclass or an object may replace, and a test even here.
+_OWN = {name: getattr(HTTPConnection, name) for name in ('connect', 'co_connect')}
 
 
 def _md5(data: memoryview) -> str:

@@ -133,6 +133,8 @@ class _Pipeline:
         # Taken and still to be sent on this connection; sent and not answered.
         self._waiting: Deque[_Item] = deque()
         self._flight: Deque[_Item] = deque()
+        # The request that is being prepared, as it was given.
+        self._taken: List[Any] = []
         self._flight_bytes = 0
         # What could not be sent yet. The sending role is held as long as there is something.
         self._out: List[Data] = []
@@ -176,7 +178,7 @@ class _Pipeline:
     @property
     def unanswered(self) -> List[Any]:
         """The requests taken from *requests* and not answered, as they were given, in order."""
-        return [item.given for item in (*self._flight, *self._waiting)]
+        return [item.given for item in (*self._flight, *self._waiting)] + self._taken
 
     @property
     def uncertain(self) -> List[Any]:
@@ -284,8 +286,6 @@ class _Pipeline:
         """Return the session to work on, connected and fit for what comes next."""
 
         conn, session = self._conn, self._session
-        if self._closed:
-            raise ConnectionClosed(_CLOSED)
         if session is None:
             session = conn._session_for_sending()
             session.raise_fault()
@@ -293,6 +293,7 @@ class _Pipeline:
             self._check_alone(session.outstanding)
             self._session = session
             self.connections += session.stream.connected
+        self._check_not_closed()
         stream = session.stream
         if stream.forgotten:
             raise ConnectionClosed(stream.cause)
@@ -325,7 +326,18 @@ class _Pipeline:
             self._waits = True
             self._session = session = yield from conn._co_connect(session)
             self._waits = False
+            self._check_not_closed()
+            # A subclass may have used it to connect.
+            self._check_alone(session.outstanding)
+            if session.ended or session.closing:
+                raise ConnectionClosed(session.ended or session.closing)
         return session
+
+    def _check_not_closed(self) -> None:
+        """Called for each new session: `close` may have come when there was none, or another."""
+
+        if self._closed:
+            raise ConnectionClosed(_CLOSED)
 
     def _check_alone(self, other: bool) -> None:
         if other:
@@ -346,6 +358,7 @@ class _Pipeline:
         if old.stream.forgotten:
             raise ConnectionClosed(old.stream.cause)
         self._session = new
+        self._check_not_closed()
         return new
 
     def _lost(self, exc: Exception) -> None:
@@ -442,6 +455,8 @@ class _Pipeline:
             # The caller has not got the response.
             flight.appendleft(self._delivered)
         # They may just have been moved from one to the other.
+        if self._taken and self._waiting and self._waiting[-1].given is self._taken[0]:
+            self._taken.clear()
         self._waiting = deque(item for item in self._waiting if item not in flight)
         self._finished = True
         session = self._session
@@ -472,16 +487,20 @@ class _Pipeline:
             return self._waiting[0]
         if self._source is None:
             return None
+        taken = self._taken
         try:
-            item = _Item(next(self._source))
+            taken.append(next(self._source))
+            item = _Item(taken[0])
             item.encode(self._conn)
         except Exception as exc:
             # The answers that are outstanding come before the error.
             self._source = None
+            taken.clear()
             if not isinstance(exc, StopIteration):
                 self._source_error = exc
             return None
         self._waiting.append(item)
+        taken.clear()
         return item
 
     def _send_ahead(self, session: Session) -> None:

@@ -214,7 +214,8 @@ def check_port(port: Union[int, str]) -> int:
     if isinstance(port, str) and port.isascii() and port.isdigit() and len(port) <= 5:
         port = int(port)
     if not isinstance(port, int):
-        raise TypeError(f'port must be an int, not {type(port).__name__}')
+        kind = type(port).__name__
+        raise TypeError(f'port must be an int or a string of digits, not {kind} {port!r:.40}')
     if not 0 <= port <= 65535:
         raise ValueError(f'port must be from 0 to 65535, not {port}')
     return port

@@ -527,8 +527,7 @@ class Session:
         except ConnectionClosed:
             pass
         except OSError as exc:
-            if self.stream.is_alert(exc):
-                raise
+            self.stream.raise_alert(exc)
 
     def _co_send_rest(self, request: Request, source: Source) -> Coroutine[None]:
         """Send the body of *request* from *source*, to its end."""
@@ -630,7 +629,8 @@ class Session:
         """Send as much of *pieces* as is possible without waiting, and remove it from the list."""
 
         stream = self.stream
-        while pieces:
+        # Not all of much at once: an answer may refuse the rest, and others want their turn.
+        while pieces and not stream.must_wait_to_send:
             if stream.vectored:
                 size = stream.try_send_all(pieces)
             else:

@@ -85,6 +85,9 @@ _MUCH = 1 << 17
 # It is to be ready to receive that many ahead of who wants much.
 _RECEIVE_AHEAD = 1 << 21
 
+# Seconds for a context that waits by itself; it cannot go on another time, so not 0.
+_LEAST_TIMEOUT = 0.001
+
 # The kernel takes so many pieces at a time.
 _MAX_PIECES = 16
 with suppress(AttributeError, ValueError, OSError):
@@ -394,14 +397,20 @@ class Stream:
         """
 
         sock = self.sock
-        sock.settimeout(timeout or None)
+        # A context may take the descriptor away from the socket; `abort` needs one.
+        self.sock = sock.dup()
         try:
+            sock.settimeout(None if timeout is None else max(timeout, _LEAST_TIMEOUT))
             wrapped = context.wrap_socket(sock, server_hostname=hostname)
             (wrapped if hasattr(wrapped, 'setblocking') else sock).setblocking(False)
         except socket.timeout as exc:
             raise ConnectionTimedOut(f'timed out {when}') from exc
         except OSError as exc:
             self._reraise(exc, when)
+        finally:
+            with self._close_lock:
+                self.sock.close()
+                self.sock = sock
         if isinstance(wrapped, ssl.SSLSocket):
             # End of file without close_notify is told apart here.
             wrapped.suppress_ragged_eofs = False  # type: ignore[attr-defined]
@@ -409,6 +418,7 @@ class Stream:
         else:
             self._set_socket(wrapped)
             self.tls = True
+        self._check_open()
 
     def _set_tls_socket(self, sock: ssl.SSLSocket) -> None:
         self._set_socket(sock)
@@ -596,13 +606,15 @@ class Stream:
             size = self.try_receive(view)
         return size
 
-    def is_alert(self, exc: OSError) -> bool:
-        """Whether *exc* is an alert that the server has sent over TLS. If so, it comes again."""
+    def raise_alert(self, exc: OSError) -> None:
+        """Raise *exc* if it is an alert that the server has sent over TLS. Readers get it, too."""
 
-        if not isinstance(exc, ssl.SSLError) or 'ALERT' not in (exc.reason or ''):
-            return False
-        self._tls_error = exc
-        return True
+        if isinstance(exc, ssl.SSLError) and 'ALERT' in (exc.reason or ''):
+            # Not the same, whose traceback would keep the memory of the caller alive.
+            again = type(exc)(*exc.args)
+            again.reason = exc.reason
+            self._tls_error = again
+            raise exc
 
     @property
     def holds_something(self) -> bool:
@@ -1021,7 +1033,7 @@ create_socket.__module__ = 'dugong'
 
 
 def _forget_all() -> None:
-    for reference in tuple(_streams):
+    for reference in _streams.copy():
         stream = reference()
         if stream is not None:
             stream.forget()

@@ -778,6 +778,46 @@ def test_own_way_to_connect_is_used(
     assert len(called) == len(uses)
 
 
+def test_disconnect_within_an_own_way_to_connect(serve: Any) -> None:
+    calls = []
+
+    class Own(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            calls.append('connect')
+            self.disconnect()
+
+    with Own(*serve(answer_all()).address) as conn:
+        conn.timeout = LIMIT
+        with pytest.raises(ConnectionClosed, match='disconnect'):
+            conn.send_request('GET', '/')
+        with pytest.raises(ConnectionClosed, match='disconnect'):
+            next(conn.pipeline(['/']))
+        assert calls == ['connect'] * 2
+
+
+@pytest.mark.parametrize('left', ['closed', 'outstanding', 'unread'])
+def test_pipeline_after_an_own_way_to_connect_that_leaves_something(left: str, serve: Any) -> None:
+    def handler(peer: Peer) -> None:
+        peer.read_request()
+        peer.respond(b'hello', fields=['Connection: close'] if left == 'closed' else ())
+        peer.read_to_eof()
+
+    class Own(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            self.send_request('GET', '/login')
+            if left != 'outstanding':
+                self.read_response()
+            if left == 'closed':
+                self.readall()
+
+    with Own(*serve(handler).address) as conn:
+        conn.timeout = LIMIT
+        with pytest.raises(ConnectionClosed if left == 'closed' else StateError):
+            next(conn.pipeline(['/'], max_retries=2))
+
+
 @pytest.mark.parametrize('own', ['does nothing', 'connects anew'])
 def test_own_way_to_connect_that_does_something_else(own: str, serve: Any) -> None:
     class Own(HTTPConnection):

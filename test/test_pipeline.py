@@ -998,6 +998,35 @@ def test_more_requests_than_the_kernel_takes_in_one_call(connect: Connect) -> No
     assert sum(len(response.body) for response in pipeline) == number
 
 
+def test_upload_that_is_taken_at_once_lets_others_have_their_turn(connect: Connect) -> None:
+    class Taking:
+        """Takes whatever is to be sent."""
+
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock = sock
+            self.taken = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._sock, name)
+
+        def send(self, data: Any) -> int:
+            size = min(len(data), 1 << 18)
+            self.taken += size
+            return size
+
+    conn = connect(lambda peer: peer.read_to_eof())
+    conn.connect()
+    sock: Any = Taking(conn._sock)
+    conn._sock = sock
+    step = conn.co_pipeline([('PUT', '/', None, bytes(20_000_000))]).co_next()
+    taken = 0
+    while taken < 20_000_000:
+        next(step)
+        assert taken < sock.taken <= taken + (1 << 20) + (1 << 18)
+        taken = sock.taken
+    step.close()
+
+
 @pytest.mark.parametrize('body', [b'', bytes(3_000_000)])
 def test_request_that_was_sent_in_part_is_not_repeated(
     body: bytes, connect: Connect, monkeypatch: pytest.MonkeyPatch
@@ -1297,6 +1326,34 @@ def test_interrupt_while_the_next_request_is_made_breaks_the_pipeline(
     assert paths + pipeline.unanswered == numbered(after)
     conn.reset()
     assert len(list(conn.pipeline(numbered(3)))) == 3
+
+
+@pytest.mark.parametrize('first', [[], ['/0']])
+def test_closing_while_it_connects_ends_a_step(
+    first: List[str], serve: Any, transport: str, certificates: Any
+) -> None:
+    """However the connection is made: nothing is sent on it."""
+    site = Site()
+    server = serve(site.handler([Life(1, 'announce')] if first else []))
+
+    class Own(HTTPConnection):
+        connects = 0
+
+        def connect(self) -> None:
+            super().connect()
+            self.connects += 1
+            if self.connects > len(first):
+                pipeline.close()
+
+    context = certificates.client_context if transport == 'tls' else None
+    with Own(*server.address, context) as conn:
+        conn.timeout = LIMIT
+        pipeline = conn.pipeline([*first, '/late'], max_pending=1)
+        assert [next(pipeline).path for _ in first] == first
+        with pytest.raises(ConnectionClosed, match='the pipeline was closed'):
+            next(pipeline)
+        assert pipeline.unanswered == ['/late']
+    assert sum(site.arrived, []) == [('GET', path) for path in first]
 
 
 @pytest.mark.parametrize('close', ['disconnect', 'reset', 'pipeline'])

@@ -21,6 +21,7 @@ from contract_support import (
     resolve_to,
 )
 from servers import LIMIT, Peer, Request, ScriptedServer, wait_for_events
+from waiting_support import Thread
 
 from dugong import (
     BodyFollowing,
@@ -30,6 +31,7 @@ from dugong import (
     InvalidResponse,
     ProxyError,
     UnsupportedResponse,
+    eval_coroutine,
     is_temp_network_error,
 )
 
@@ -609,15 +611,37 @@ def test_duck_typed_context_that_hands_on_to_a_real_one(
         get(conn)
 
 
+@pytest.mark.parametrize('timeout', [0, 0.05])
 def test_duck_typed_context_that_hands_on_to_a_real_one_has_a_time_limit(
+    timeout: float, serve: Any, certificates: Certificates
+) -> None:
+    address = serve(lambda peer: peer.read_to_eof()).address
+    conn = HTTPConnection(*address, ssl_context=HandingOn(certificates.client_context))
+    conn.timeout = timeout
+    with pytest.raises(ConnectionTimedOut):
+        # The limit of the handshake is always that of the connection.
+        eval_coroutine(conn.co_connect(), LIMIT)
+    assert conn._sock is None
+
+
+def test_disconnect_ends_the_handshake_of_a_duck_typed_context(
     connect: Any, serve: Any, certificates: Certificates
 ) -> None:
-    server = serve(lambda peer: peer.read_to_eof())
-    conn = connect(server, ssl_context=HandingOn(certificates.client_context))
-    conn.timeout = 0.05
-    with pytest.raises(ConnectionTimedOut):
-        conn.connect()
-    assert conn._sock is None
+    begun = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        # The first flight of the handshake.
+        peer._receive()
+        begun.set()
+        peer.read_to_eof()
+
+    conn = connect(serve(handler), ssl_context=HandingOn(certificates.client_context))
+    conn.timeout = None
+    thread = Thread(conn.connect)
+    assert begun.wait(LIMIT)
+    conn.disconnect()
+    with pytest.raises(ConnectionClosed):
+        thread.finish()
 
 
 @pytest.mark.parametrize('size', [100, 20_000])
