@@ -60,9 +60,9 @@ class HTTPConnection(io.BufferedIOBase):
     *ssl_context*) are those of the origin. *ssl_context* (`ssl.SSLContext`) makes it a TLS
     connection; the context is used as it is. One that only has `wrap_socket` waits for the
     handshake by itself, up to `timeout` at a time, also in an event loop. *proxy* is a pair of
-    host name (str) and port (as above). *proxy_headers* (mapping) are header
-    fields for the proxy only, `Proxy-Authorization` for instance: with a plain connection they
-    go out with each request, with TLS they go out with the `CONNECT` request.
+    host name (str) and port (as above). *proxy_headers* (mapping) are header fields for the proxy
+    only, `Proxy-Authorization` for instance: with a plain connection they go out with each
+    request, with TLS they go out with the `CONNECT` request.
 
     `ValueError` for host names with spaces or control characters. Nothing is connected before it
     is needed. Attributes that may be assigned: *hostname*, *port*, *ssl_context*, *proxy* and

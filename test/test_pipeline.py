@@ -912,22 +912,23 @@ def test_request_that_has_arrived_in_part_is_not_repeated(
     assert lines == ['/order']
 
 
-def narrow(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Let little fit between a client and *server*, which is returned."""
-    CountingSockets.install(monkeypatch, prepare=shrink)
-    server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    return server
+@pytest.fixture
+def narrow(connect: Connect, serve: Any, monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """`narrow(handlers)`: a connection like that of `connect`, through which little fits."""
+
+    def make(handlers: Any) -> HTTPConnection:
+        CountingSockets.install(monkeypatch, prepare=shrink)
+        server = serve(handlers)
+        server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        return connect(server)
+
+    return make
 
 
 @pytest.mark.parametrize('fields', ['', 'Connection: close'])
 @pytest.mark.parametrize('status', ['200 OK', '404 Not Found'])
 def test_answer_while_later_uploads_are_being_sent(
-    status: str,
-    fields: str,
-    connect: Connect,
-    serve: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    transport: str,
+    status: str, fields: str, narrow: Connect, transport: str
 ) -> None:
     number = 6
 
@@ -939,8 +940,7 @@ def test_answer_while_later_uploads_are_being_sent(
                 if fields:
                     break
 
-    server = narrow(serve(handler), monkeypatch)
-    pipeline = connect(server).pipeline(
+    pipeline = narrow(handler).pipeline(
         ('PUT', f'/{n}', None, bytes(40_000)) for n in range(number)
     )
     assert [(r.path, r.body) for r in pipeline] == [(f'/{n}', b'yes') for n in range(number)]
@@ -949,12 +949,7 @@ def test_answer_while_later_uploads_are_being_sent(
 @pytest.mark.parametrize('fields', ['', 'Connection: close'])
 @pytest.mark.parametrize('status', ['200 OK', '400 Bad Request'])
 def test_answer_to_a_request_that_was_not_sent_yet_is_none(
-    status: str,
-    fields: str,
-    connect: Connect,
-    serve: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    transport: str,
+    status: str, fields: str, narrow: Connect, transport: str
 ) -> None:
     def forge(peer: Peer) -> None:
         peer.read_until(b'\r\n\r\n')
@@ -969,8 +964,7 @@ def test_answer_to_a_request_that_was_not_sent_yet_is_none(
         peer.respond(b'right')
         peer.read_to_eof()
 
-    server = narrow(serve([forge, answer]), monkeypatch)
-    pipeline = connect(server).pipeline([('PUT', '/0', None, bytes(200_000)), '/1'])
+    pipeline = narrow([forge, answer]).pipeline([('PUT', '/0', None, bytes(200_000)), '/1'])
     assert [(r.status, r.body) for r in pipeline] == [(302, b''), (200, b'right')]
 
 
