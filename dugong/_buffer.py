@@ -11,7 +11,7 @@ from io import BytesIO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Union
+    from typing import Any, Iterable, Optional, Union
 
 
 class _Buffer:
@@ -19,11 +19,12 @@ class _Buffer:
 
     Attributes: `d` (bytearray, its length never changes), `b` (int, offset of the first unread
     byte), `e` (int, offset behind the last unread byte) and `view` (memoryview of `d`).
-    `len()` gives the number of unread bytes.
+    `len()` gives the number of unread bytes. Only between `enlarge` and `restore` there is other
+    memory than that of *size* bytes.
     """
 
     __module__ = 'dugong'
-    __slots__ = ('b', 'd', 'e', 'size', 'view')
+    __slots__ = ('_usual', 'b', 'd', 'e', 'size', 'view')
 
     b: int
     d: bytearray
@@ -35,6 +36,8 @@ class _Buffer:
         self.size = size
         self.b = 0
         self.e = 0
+        # The usual memory while there is another one.
+        self._usual: Optional[bytearray] = None
 
     def __getattr__(self, name: str) -> Any:
         # Reached only as long as the memory is not allocated: slots without a value.
@@ -67,9 +70,34 @@ class _Buffer:
         if self.b == self.e:
             self.b = self.e = 0
             return self.view
-        if self.e == self.size and self.b:
+        if self.e == len(self.view) and self.b:
             self.compact()
         return self.view[self.e :]
+
+    def enlarge(self, size: int) -> None:
+        """Use memory of *size* bytes until `restore`, unless it is as large already."""
+
+        if self._usual is None and size > self.size:
+            usual = self.d
+            self._move_to(bytearray(size))
+            self._usual = usual
+
+    def restore(self) -> None:
+        """Use the memory of before `enlarge` again, if the unread data fit into it."""
+
+        usual = self._usual
+        if usual is not None and self.e - self.b <= self.size:
+            self._move_to(usual)
+            self._usual = None
+
+    def _move_to(self, memory: bytearray) -> None:
+        view = memoryview(memory)
+        length = self.e - self.b
+        view[:length] = self.view[self.b : self.e]
+        self.d = memory
+        self.view = view
+        self.b = 0
+        self.e = length
 
     def take(self, size: int) -> bytes:
         """Remove and return up to *size* unread bytes."""

@@ -96,6 +96,9 @@ _MANY = 64
 # What a body is read into at a time if its length is not known.
 _READ_SIZE = 1 << 18
 
+# A read buffer smaller than this was put there by somebody who wants that size.
+_MAY_GROW = 1 << 16
+
 
 class Request:
     """A request whose answer is outstanding.
@@ -932,6 +935,8 @@ class Session:
                     if head is None:
                         head = self._buffered_head()
                         while head is None:
+                            # What was behind the last body may not have fitted before.
+                            self.buf.restore()
                             size = yield from stream.co_receive(self.buf.space(), True)
                             if not size:
                                 raise ConnectionClosed(self._end_in_head())
@@ -1164,11 +1169,15 @@ class Session:
             else:
                 result.writelines(pieces)
             if body.state is DONE:
+                buf.restore()
                 return result.getvalue()
             if body.state is DATA and body.remaining >= buf.size:
                 yield from self._co_receive_chunk(body, result)
-            else:
-                yield from self._co_fill(body)
+                continue
+            if len(pieces) > 1 and result.tell() >= _READ_SIZE and buf.size >= _MAY_GROW:
+                # Much has come in small chunks, so more of them are received at a time.
+                buf.enlarge(_READ_SIZE)
+            yield from self._co_fill(body)
 
     def _co_receive_chunk(self, body: ResponseBody, result: BytesIO) -> Coroutine[None]:
         """Receive some of a large chunk behind what is in *result*, not through the buffer."""

@@ -115,6 +115,73 @@ def test_data_can_be_changed_while_others_look_at_it() -> None:
         assert bytes(view[:5]) == b'hello'
 
 
+def enlarged(data: bytes, start: int = 0) -> Any:
+    """A buffer of 10 bytes that has memory of 30 bytes, with *data* at offset *start*."""
+    buf = dugong._Buffer(10)
+    buf.enlarge(30)
+    buf.d[start : start + len(data)] = data
+    buf.b, buf.e = start, start + len(data)
+    return buf
+
+
+def test_enlarge_keeps_the_unread_data() -> None:
+    buf = filled(b'hello', start=3)
+    buf.enlarge(30)
+    assert (len(buf.d), bytes(buf.d[buf.b : buf.e])) == (30, b'hello')
+
+
+@pytest.mark.parametrize('size', [0, 9, 10])
+def test_enlarge_to_no_more_than_the_size_changes_nothing(size: int) -> None:
+    buf = filled(b'hello', start=3)
+    before = buf.d
+    buf.enlarge(size)
+    assert buf.d is before
+    assert (buf.b, buf.e) == (3, 8)
+
+
+def test_enlarged_buffer_is_not_enlarged_again() -> None:
+    buf = enlarged(b'hello')
+    before = buf.d
+    buf.enlarge(50)
+    assert buf.d is before
+
+
+def test_enlarged_buffer_has_space_up_to_its_end() -> None:
+    assert len(enlarged(b'hello', start=10).space()) == 15
+    # Only then are the data moved.
+    buf = enlarged(b'hello', start=25)
+    assert len(buf.space()) == 25
+    assert (buf.b, buf.e) == (0, 5)
+
+
+@pytest.mark.parametrize('data', [b'', b'hello', b'0123456789'], ids=['none', 'some', 'full'])
+def test_restore_goes_back_to_the_memory_of_before(data: bytes) -> None:
+    buf = filled(b'before')
+    before = buf.d
+    buf.enlarge(30)
+    buf.clear()
+    buf.d[17 : 17 + len(data)] = data
+    buf.b, buf.e = 17, 17 + len(data)
+    buf.restore()
+    assert buf.d is before
+    assert (buf.b, buf.e, bytes(buf.d[: buf.e])) == (0, len(data), data)
+
+
+def test_restore_leaves_what_does_not_fit() -> None:
+    buf = enlarged(b'0123456789+', start=2)
+    buf.restore()
+    assert (len(buf.d), bytes(buf.d[buf.b : buf.e])) == (30, b'0123456789+')
+    buf.take(1)
+    buf.restore()
+    assert (len(buf.d), bytes(buf.d[buf.b : buf.e])) == (10, b'123456789+')
+
+
+def test_restore_without_enlarge_changes_nothing() -> None:
+    buf = filled(b'hello', start=3)
+    buf.restore()
+    assert (buf.b, buf.e, bytes(buf.d[3:8])) == (3, 8, b'hello')
+
+
 # -- the buffer of a connection -----------------------------------------------------------------
 
 
@@ -251,6 +318,74 @@ def test_empty_buffer_at_its_far_end_in_the_middle_of_a_body(transport: str, con
         data += piece
     assert data == body
     assert conn.read(17) == b''
+
+
+# A body of this size in chunks of 1 KiB is received a quarter of a MiB at a time in the end.
+MUCH = 600_000
+
+
+def much_in_chunks() -> bytes:
+    body = bytes(range(250)) * (MUCH // 250)
+    return chunked_reply(*[body[at : at + 1000] for at in range(0, MUCH, 1000)])
+
+
+class Watched:
+    """A socket that keeps the sizes of the memory into which it received."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self.sizes: List[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def recv_into(self, view: memoryview) -> int:
+        self.sizes.append(len(view))
+        size: int = self._sock.recv_into(view)
+        return size
+
+
+@pytest.mark.parametrize(
+    'size, most', [(dugong.BUFFER_SIZE, 1 << 18), (1000, 1000)], ids=['standard', 'chosen']
+)
+def test_most_of_a_large_body_in_small_chunks_is_received_at_a_time(
+    size: int, most: int, connect: Any
+) -> None:
+    conn = answered(connect, much_in_chunks(), size)
+    conn.read_response()
+    conn._sock = watched = Watched(conn._sock)
+    body = conn.readall()
+    assert body == bytes(range(250)) * (MUCH // 250)
+    assert max(watched.sizes) == most
+    assert len(conn._rbuf.d) == size
+
+
+def test_what_follows_a_large_body_in_small_chunks_is_kept(connect: Any) -> None:
+    second = bytes(reversed(range(250))) * 1000
+    conn = connect(Answers(much_in_chunks(), reply(second), reply(b'third')))
+    for path in ('/1', '/2'):
+        conn.send_request('GET', path)
+    wait_queued(conn, MUCH + len(second))
+    conn.read_response()
+    assert conn.readall() == bytes(range(250)) * (MUCH // 250)
+    # More than what the buffer usually holds.
+    assert len(conn._rbuf) > dugong.BUFFER_SIZE
+    conn.read_response()
+    assert conn.readall() == second
+    assert get(conn, '/3')[1] == b'third'
+    assert len(conn._rbuf.d) == dugong.BUFFER_SIZE
+
+
+def test_buffer_of_the_next_connection_has_the_usual_size(connect: Any) -> None:
+    conn = connect(Answers(much_in_chunks()[:-10], close=True))
+    conn.send_request('GET', '/')
+    conn.read_response()
+    with pytest.raises(ConnectionClosed):
+        conn.readall()
+    assert len(conn._rbuf.d) > dugong.BUFFER_SIZE
+    conn.disconnect()
+    conn.send_request('GET', '/')
+    assert len(conn._rbuf.d) == dugong.BUFFER_SIZE
 
 
 @pytest.mark.parametrize('how', ['read', 'co_read', 'readinto', 'readall'])
