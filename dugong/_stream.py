@@ -571,15 +571,10 @@ class Stream:
         """
 
         self._expects_much = True
-        for size in (_RECEIVE_AHEAD, 1):
-            self._tell_kernel(socket.SOL_SOCKET, 'SO_RCVLOWAT', size)
-
-    def _tell_kernel(self, level: int, option: str, value: int) -> None:
-        """Set a socket option that only Linux has, or that has this effect only there."""
-
         if sys.platform == 'linux':
             with suppress(OSError, ValueError, AttributeError):
-                self.sock.setsockopt(level, getattr(socket, option), value)
+                for size in (_RECEIVE_AHEAD, 1):
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     def co_receive(self, view: memoryview, head: bool = False) -> Coroutine[int]:
         """Receive at least one byte into *view*; returns their number, 0 at the end.
@@ -668,10 +663,7 @@ class Stream:
                 size: int = self.sock.send(data)
             else:
                 with lock:
-                    if len(data) >= _MUCH:
-                        size = self._send_records(data)
-                    else:
-                        size = self.sock.send(data)
+                    size = self.sock.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError):
             self._need_send = self._writable
             return None
@@ -683,21 +675,6 @@ class Stream:
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
         self._count_sent(size, len(data))
-        return size
-
-    def _send_records(self, data: Data) -> int:
-        """Send *data*, which takes many TLS records.
-
-        OpenSSL makes a system call for each of them, and each would be sent at once, in a packet
-        of its own or with an incomplete one at its end. The cork keeps an incomplete packet until
-        there is more, or it is taken off.
-        """
-
-        self._tell_kernel(socket.IPPROTO_TCP, 'TCP_CORK', 1)
-        try:
-            size: int = self.sock.send(data)
-        finally:
-            self._tell_kernel(socket.IPPROTO_TCP, 'TCP_CORK', 0)
         return size
 
     @property

@@ -13,7 +13,6 @@ import mmap
 import os
 import pathlib
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -531,34 +530,6 @@ def test_small_chunk_leaves_as_one_tls_record(size: int, certificates: Any, tap:
         tap.sock = link.conn._sock
         link.conn.write(bytes(size))
         assert len(tap.calls) == 1
-
-
-@pytest.mark.skipif(sys.platform != 'linux', reason='other kernels have no such option')
-@pytest.mark.parametrize('small', [False, True], ids=['with room', 'without room'])
-def test_much_data_over_tls_leave_in_full_packets(
-    small: bool, certificates: Any, monkeypatch: Any
-) -> None:
-    """The records are held together while they are sent, and nothing is held back afterwards."""
-
-    def corked(sock: socket.socket) -> bool:
-        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK))
-
-    def send(sock: Any, data: Any, *args: Any) -> int:
-        states.append(corked(sock))
-        return original(sock, data, *args)
-
-    original = ssl.SSLSocket.send
-    states: List[bool] = []
-    with Link(small=small, certificates=certificates) as link:
-        sock = link.conn._sock
-        begin(link)
-        monkeypatch.setattr(ssl.SSLSocket, 'send', send)
-        running = link.start(link.conn.co_write(bytes(1 << 20)))
-        running.advance()
-        assert not corked(sock)
-        link.collect(running)
-        assert any(states)
-        assert not corked(sock)
 
 
 def test_end_with_trailers_leaves_in_one_call(link: Link, tap: Tap) -> None:
