@@ -16,8 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Optional, Tuple, Union
 
-#: Bytes that are read from a stream at a time: over TLS, so many go out in full packets.
-PIECE = 1 << 17
+#: Bytes that are read from a stream at a time.
+PIECE = 1 << 18
 
 
 def as_bytes(data: Any) -> Optional[memoryview]:

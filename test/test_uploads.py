@@ -1387,15 +1387,17 @@ def test_surplus_of_a_stream_is_not_read(tls: bool, certificates: Any) -> None:
 def test_file_that_shrinks_while_it_is_sent(
     tls: bool, buffering: int, certificates: Any, sample: pathlib.Path
 ) -> None:
+    # So large that what is left is not read ahead.
+    sample.write_bytes(pattern(600000))
     with Link(small=True, certificates=certificates if tls else None) as link, sample.open(
         'rb', buffering=buffering
     ) as stream:
         running = link.start(link.conn.co_send_request('PUT', '/', body=stream))
         assert not running.done
-        os.truncate(sample, 200000)
+        os.truncate(sample, 400000)
         with pytest.raises(StateError) as caught:
             link.collect(running)
-        assert '200000' in str(caught.value) and '300000' in str(caught.value)
+        assert '400000' in str(caught.value) and '600000' in str(caught.value)
         broken(link)
 
 
