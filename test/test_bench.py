@@ -135,6 +135,31 @@ def test_tls_bars_take_the_best_python_peer(bench):
     assert not row['met']
 
 
+def test_what_is_near_to_a_bar_on_either_side_is_measured_more_often(bench):
+    results = {
+        'connect': {'dugong': _times(0.8), 'http.client': _times(1.0), 'raw': _times(0.5)},
+        'readall-1M': {'dugong': _times(1.05), 'raw': _times(0.9), 'http.client': _times(2.0)},
+        'get-tls': {'dugong': _times(0.5), 'http.client': _times(1.0)},
+        'get': {'dugong': _times(1.0), 'pycurl': _times(1.24), 'http.client': _times(2.2)},
+    }
+    assert bench('run').near_bars(results) == {
+        'connect': {'dugong', 'http.client'},
+        'readall-1M': {'dugong', 'raw'},
+        'get': {'dugong', 'pycurl'},
+    }
+
+
+def test_more_rounds_run_only_the_clients_named(bench, monkeypatch):
+    run = bench('run')
+    ran = []
+    monkeypatch.setattr(run.Bench, '_run_once', lambda self, load, one: not ran.append(one.name))
+    contenders = [run.Contender(name, name, None) for name in CLIENTS.split(',')]
+    plan = run.Plan(1.0, 5, 2, 30, keep_processes=False)
+    load = bench('workloads').WORKLOADS['get']
+    run.Bench('python', contenders, None, plan, None).run_again(load, {'dugong', 'raw'})
+    assert sorted(ran) == ['dugong', 'dugong', 'raw', 'raw']
+
+
 def test_a_wrong_body_is_noticed(bench):
     measure = bench('measure')
 
@@ -168,6 +193,7 @@ DOCUMENT = {
     'machine': {'cpu': 'any', 'cores': 2, 'system': 'Linux'},
     'server': 'canned',
     'rounds': 3,
+    'more_rounds': 0,
     'versions': {'dugong': '3.9.0', 'http.client': '3.11.0', 'raw': '3.11.0'},
     'medians': {'get': {'dugong': _times(1e-5), 'http.client': _times(2e-4)}},
     'bars': [{'workload': 'get', 'bar': '≤ 1', 'measured': '0.05', 'met': True}],

@@ -115,7 +115,7 @@ def _check_and_calibrate(
                 break
             count *= max(2, min(10, int(seconds / 15 / wall)))
     wall /= count
-    slices = max(SLICES_MIN, min(SLICES_MAX, int(seconds / (4 * wall * load.minimum))))
+    slices = max(SLICES_MIN, min(SLICES_MAX, int(seconds / (2 * wall * load.minimum))))
     count = max(load.minimum, int(seconds / slices / wall))
     return slices, count - count % load.minimum
 

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple
 
 from clients import CLIENTS, OURS
 from environment import Environment, default_directory
-from run import bar_table, format_seconds
+from run import NEAR, bar_table, format_seconds
 from workloads import KIB, WORKLOADS, Workload
 
 #: Bars longer than this many times ours are cut, their numbers tell.
@@ -132,7 +132,11 @@ def results(document: Dict[str, Any], drawn: List[str]) -> Iterator[str]:
     """The lines of the file with all results."""
     machine = document['machine']
     yield f'{document["implementation"]} {document["python"]}, {document["server"]};'
-    yield f'{machine["cpu"]}, {machine["cores"]} cores; medians of {document["rounds"]} rounds.'
+    rounds = f'{document["rounds"]} rounds'
+    if document['more_rounds']:
+        more = document['rounds'] + document['more_rounds']
+        rounds += f', of {more} for what is within {NEAR:.0%} of a bar'
+    yield f'{machine["cpu"]}, {machine["cores"]} cores; medians of {rounds}.'
     for name in drawn:
         yield ''
         yield f'.. image:: benchmark-{name}.svg'

@@ -20,18 +20,29 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import webservers
 from clients import CLIENTS, OURS
 from environment import Environment, default_directory, git, worktree
-from workloads import BARS, HELD_CONNECTIONS, KIB, MEMORY_BARS, NOT_PYTHON, WORKLOADS, Workload
+from workloads import (
+    BARS,
+    HELD_CONNECTIONS,
+    KIB,
+    MEMORY_BARS,
+    NOT_PYTHON,
+    WORKLOADS,
+    Bar,
+    Workload,
+)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 #: Seconds after which a client that does not answer is stopped.
 LIMIT = 120.0
 #: Load average at the start above which others compete for the cores.
 BUSY = 0.3
+#: What is so close to its bar, on either side, is measured more often: as a part of the bar.
+NEAR = 0.25
 
 
 class Contender(NamedTuple):
@@ -47,6 +58,8 @@ class Plan(NamedTuple):
 
     seconds: float
     rounds: int
+    #: More rounds for workloads and clients that are near to a bar.
+    more_rounds: int
     imports: int
     #: Quick runs keep the process of a client through all workloads.
     keep_processes: bool
@@ -137,13 +150,21 @@ class Bench:
         """Run one workload with all clients, in all rounds."""
         if load.method == 'import':
             self._run_imports(load)
-            return
-        absent = set()
-        rounds = self.plan.rounds if load.method != 'memory' else 1
+        else:
+            names = {contender.name for contender in self.contenders}
+            self._run_rounds(load, names, 1 if load.method == 'memory' else self.plan.rounds)
+
+    def run_again(self, load: Workload, names: Set[str]) -> None:
+        """Run more rounds of a workload with the clients *names*."""
+        if load.method != 'import':
+            self._run_rounds(load, names, self.plan.more_rounds)
+
+    def _run_rounds(self, load: Workload, names: Set[str], rounds: int) -> None:
+        names = set(names)
         for _ in range(rounds):
             for contender in self._shuffled():
-                if contender.name not in absent and not self._run_once(load, contender):
-                    absent.add(contender.name)
+                if contender.name in names and not self._run_once(load, contender):
+                    names.remove(contender.name)
 
     def _shuffled(self) -> List[Contender]:
         """The contenders in another order each time, so that nobody is always after the same."""
@@ -263,15 +284,17 @@ def workload_table(load: Workload, results: Dict[str, Dict[str, float]]) -> Iter
         yield line
 
 
-def evaluate_bars(
-    results: Dict[str, Dict[str, Dict[str, float]]], imports_asyncio: Optional[bool]
-) -> List[Dict[str, Any]]:
-    """One entry for each bar whose workload and peer have been measured."""
-    rows: List[Dict[str, Any]] = []
+class Comparison(NamedTuple):
+    """A bar, the *peer* with which it compares our client, and what was found."""
 
-    def add(workload: str, bar: str, measured: str, met: bool, **more: Any) -> None:
-        rows.append({'workload': workload, 'bar': bar, 'measured': measured, 'met': met, **more})
+    bar: Bar
+    peer: str
+    ratio: float
+    cpu_ratio: float
 
+
+def comparisons(results: Dict[str, Dict[str, Dict[str, float]]]) -> Iterator[Comparison]:
+    """The bars whose workload and peer have been measured."""
     for bar in BARS:
         measured = results.get(bar.workload, {})
         if OURS not in measured:
@@ -288,9 +311,30 @@ def evaluate_bars(
             peer = min(peers, key=lambda name: measured[name]['wall'])
         elif peer not in measured:
             continue
-        ratio = measured[OURS]['wall'] / measured[peer]['wall']
         # Where the clock of the system is coarse, the CPU time may be nothing.
         cpu = measured[peer]['cpu'] and measured[OURS]['cpu'] / measured[peer]['cpu']
+        yield Comparison(bar, peer, measured[OURS]['wall'] / measured[peer]['wall'], cpu)
+
+
+def near_bars(results: Dict[str, Dict[str, Dict[str, float]]]) -> Dict[str, Set[str]]:
+    """Workload -> clients to measure more often, as chance may decide whether a bar is met."""
+    near: Dict[str, Set[str]] = {}
+    for bar, peer, ratio, _ in comparisons(results):
+        if abs(ratio / bar.factor - 1) <= NEAR:
+            near.setdefault(bar.workload, {OURS}).add(peer)
+    return near
+
+
+def evaluate_bars(
+    results: Dict[str, Dict[str, Dict[str, float]]], imports_asyncio: Optional[bool]
+) -> List[Dict[str, Any]]:
+    """One entry for each bar whose workload and peer have been measured."""
+    rows: List[Dict[str, Any]] = []
+
+    def add(workload: str, bar: str, measured: str, met: bool, **more: Any) -> None:
+        rows.append({'workload': workload, 'bar': bar, 'measured': measured, 'met': met, **more})
+
+    for bar, peer, ratio, cpu in comparisons(results):
         text = f'≤ {bar.factor:.2f} × {peer}' + (' (best in Python)' if bar.peer == '*' else '')
         add(bar.workload, text, f'{ratio:.3f}', ratio <= bar.factor, ratio=ratio, cpu_ratio=cpu)
     if imports_asyncio is not None:
@@ -348,6 +392,12 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 
     parser.add_argument('--quick', action='store_true', help='less exact, under two minutes')
     parser.add_argument('--rounds', type=int, help='how often each client runs each workload')
+    parser.add_argument(
+        '--more-rounds',
+        type=int,
+        metavar='N',
+        help='how often what is near to a bar is run in addition; 0 if --rounds is given',
+    )
     parser.add_argument('--seconds', type=float, help='how long each run takes, about')
     parser.add_argument(
         '--only', type=names(WORKLOADS), default=list(WORKLOADS), metavar='WORKLOAD[,…]'
@@ -383,11 +433,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
             print(f'{load.name:26}{load.title}')
         print('clients:', ', '.join(CLIENTS))
         return 0
-    plan = Plan(1.0, 5, 30, keep_processes=False)
+    plan = Plan(1.0, 5, 10, 30, keep_processes=False)
     if options.quick:
-        plan = Plan(0.08, 2, 5, keep_processes=True)
+        plan = Plan(0.08, 2, 0, 5, keep_processes=True)
     if options.rounds is not None:
-        plan = plan._replace(rounds=options.rounds, imports=options.rounds)
+        plan = plan._replace(rounds=options.rounds, more_rounds=0, imports=options.rounds)
+    if options.more_rounds is not None:
+        plan = plan._replace(more_rounds=options.more_rounds)
     if options.seconds is not None:
         plan = plan._replace(seconds=options.seconds)
     loads = [WORKLOADS[name] for name in options.only]
@@ -427,6 +479,11 @@ def main(arguments: Optional[List[str]] = None) -> int:
             measured = medians(bench.samples).get(load.name)
             if measured:
                 print('\n'.join(workload_table(load, measured)), flush=True)
+        near = near_bars(medians(bench.samples)) if plan.more_rounds else {}
+        for name, names in near.items():
+            bench.run_again(WORKLOADS[name], names)
+        if near:
+            print(f'\n{plan.more_rounds} more rounds near to a bar: {", ".join(near)}')
         imports_asyncio = None
         if 'import' in bench.samples and OURS in places:
             imports_asyncio = bench.imports_asyncio()
@@ -448,6 +505,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             'load_before': load_before,
             'seconds': plan.seconds,
             'rounds': plan.rounds,
+            'more_rounds': plan.more_rounds,
             'held_connections': HELD_CONNECTIONS,
             'versions': bench.versions,
             'medians': results,
