@@ -108,6 +108,9 @@ def _check_and_calibrate(
             if wall > seconds:
                 # Then there is nothing to find out with one more.
                 return SLICES_MIN, load.minimum
+        else:
+            # Some libraries import parts of themselves when they need them first.
+            operate(load.minimum, task)
         count = load.minimum
         while True:
             wall = _timed(operate, count, task)[0]
