@@ -641,7 +641,10 @@ class Stream:
         Mostly that is all of them, and so there is no need for a coroutine.
         """
 
-        return 0 if self.must_wait_to_send else self.try_send(data) or 0
+        if self._sent_burst >= BURST:
+            self._need_send = self._writable
+            return 0
+        return self.try_send(data) or 0
 
     def try_send(self, data: Data) -> Optional[int]:
         """Send as much of *data* as is possible without waiting.
@@ -655,27 +658,43 @@ class Stream:
         lock = self._tls_lock
         if lock is not None and len(data) > BURST:
             data = memoryview(data)[:BURST]
-        if self._has_pending:
-            # Until it has succeeded. The last record cannot be among them.
-            self.perhaps_sent = (len(data) - 1) // _TLS_RECORD * _TLS_RECORD
         try:
             if lock is None:
                 size: int = self.sock.send(data)
             else:
                 with lock:
                     size = self.sock.send(data)
-        except (BlockingIOError, ssl.SSLWantWriteError):
-            self._need_send = self._writable
+        except BaseException as exc:
+            if self._has_pending:
+                # Until it has succeeded. The last record cannot be among them.
+                self.perhaps_sent = (len(data) - 1) // _TLS_RECORD * _TLS_RECORD
+            self._not_sent(exc)
             return None
-        except ssl.SSLWantReadError:
-            self._need_send = self._readable
-            return None
-        except (OSError, ValueError, AttributeError) as exc:
-            self._sending_failed(exc)
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
         self._count_sent(size, len(data))
         return size
+
+    def _not_sent(self, exc: BaseException) -> None:
+        """Note what has to be waited for, as *exc* says, or raise what else it means."""
+
+        try:
+            if isinstance(exc, (BlockingIOError, ssl.SSLWantWriteError)):
+                self._need_send = self._writable
+            elif isinstance(exc, ssl.SSLWantReadError):
+                self._need_send = self._readable
+            elif isinstance(exc, (OSError, ValueError, AttributeError)):
+                # The kernel reports a reset only once. It is a broken pipe if the server had ended
+                # its data before, and nothing of those is missing. Over TLS, CPython 3.10 to 3.12
+                # do not tell one from the other, and that counts as a reset.
+                if not isinstance(exc, BrokenPipeError):
+                    self.reset_while_sending = True
+                self._reraise(exc, 'while sending')
+            else:
+                raise exc
+        finally:
+            # The traceback refers to this frame; do not let the frame refer to it.
+            del exc
 
     @property
     def vectored(self) -> bool:
@@ -692,11 +711,9 @@ class Stream:
             pieces = pieces[:_MAX_PIECES]
         try:
             size: int = self.sock.sendmsg(pieces)
-        except BlockingIOError:
-            self._need_send = self._writable
+        except Exception as exc:
+            self._not_sent(exc)
             return None
-        except (OSError, ValueError) as exc:
-            self._sending_failed(exc)
         if self._trace is not None:
             self._trace.write(b''.join(pieces)[:size])
         self._count_sent(size, sum(map(len, pieces)))
@@ -720,10 +737,7 @@ class Stream:
         try:
             size = min(size, BURST)
             sent = os.sendfile(self.sock.fileno(), descriptor, offset, size)
-        except BlockingIOError:
-            self._need_send = self._writable
-            return None
-        except (OSError, ValueError) as exc:
+        except Exception as exc:
             if isinstance(exc, OSError) and exc.errno in (
                 errno.EINVAL,
                 errno.ENOSYS,
@@ -732,7 +746,8 @@ class Stream:
                 errno.EIO,
             ):
                 raise NotImplementedError from exc
-            self._sending_failed(exc)
+            self._not_sent(exc)
+            return None
         self._count_sent(sent, size)
         return sent
 
@@ -840,16 +855,6 @@ class Stream:
 
     def _closed_error(self) -> ConnectionClosed:
         return ConnectionClosed(self.cause)
-
-    def _sending_failed(self, exc: Exception) -> NoReturn:
-        """Raise what *exc*, an error in sending, means to the caller."""
-
-        # The kernel reports a reset only once. It is a broken pipe if the server had ended its
-        # data before, and nothing of those is missing. Over TLS, CPython 3.10 to 3.12 do not tell
-        # one from the other, and that counts as a reset.
-        if not isinstance(exc, BrokenPipeError):
-            self.reset_while_sending = True
-        self._reraise(exc, 'while sending')
 
     def _check_open(self) -> None:
         if self.closed:
