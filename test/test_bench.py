@@ -219,3 +219,22 @@ def test_results_are_written_for_the_documentation(bench):
     (row,) = [line.split() for line in lines if line.startswith('   get ')]
     assert row == ['get', '10', 'µs', '20.00', '-']
     assert any('0.05' in line and 'met' in line for line in lines)
+
+
+@pytest.mark.slow
+def test_floor_shows_both_ladders():
+    result = subprocess.run(
+        [sys.executable, os.path.join(BENCH, 'floor.py'), '--no-nginx']
+        + ['--rounds', '1', '--seconds', '0.001'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=LIMIT,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout
+    lines = result.stdout.splitlines()
+    assert [line.split('  ')[0] for line in lines if not line.startswith(' ')] == [
+        'one by one',
+        'pipelined',
+    ]
+    assert sum('dugong' in line for line in lines) == 2
