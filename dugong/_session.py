@@ -937,8 +937,6 @@ class Session:
                     if head is None:
                         head = self._buffered_head()
                         while head is None:
-                            # What was behind the last body may not have fitted before.
-                            self.buf.restore()
                             size = yield from stream.co_receive(self.buf.space(), True)
                             if not size:
                                 raise ConnectionClosed(self._end_in_head())
@@ -1073,6 +1071,8 @@ class Session:
         if response is not None:
             response._trailers = body.trailers
             self.response = None
+        # Unless what is behind this body does not fit; then it is done after a later one.
+        self.buf.restore()
         if self.ended is not None and self.fault is None:
             self.stream.finish(self.ended)
 
@@ -1171,7 +1171,6 @@ class Session:
             else:
                 result.writelines(pieces)
             if body.state is DONE:
-                buf.restore()
                 return result.getvalue()
             if body.state is DATA and body.remaining >= buf.size:
                 yield from self._co_receive_chunk(body, result)
