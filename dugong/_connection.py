@@ -238,14 +238,17 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         with self._session_lock:
-            if self._session is old:
+            session = self._session
+            if session is old:
                 # A reader may still be at work in the buffer of the old one.
-                new = Session(self._new_stream(), _Buffer(old.buf.size))
-                new.sender = old.sender
-                new.lost = lost
-                new.lost_body = old.body_loss
-                self._session = new
-            return self._session
+                session = Session(self._new_stream(), _Buffer(old.buf.size))
+                session.sender = old.sender
+                session.lost = lost
+                session.lost_body = old.body_loss
+                self._session = session
+            # Not that of a signal handler that disconnects at this moment: the caller is to see
+            # that its own was given up.
+            return session
 
     def _overrides(self, name: str) -> bool:
         """Whether the method *name* is not that of this class, but of a subclass or the object."""
