@@ -728,9 +728,10 @@ class HTTPConnection(io.BufferedIOBase):
         `close()` gives up. `disconnect` ends the iterator with `ConnectionClosed`. After an error
         of its own the iterator is finished. What *requests* raises, or `ValueError` or
         `TypeError` for a request that cannot be sent, comes after the answers before it.
-        After an interruption in a wait, by `KeyboardInterrupt` for instance, the next step goes
-        on. One that comes anywhere else, or from *requests*, breaks the connection, and all
-        further steps raise `ConnectionClosed`.
+        After an interruption in a wait, by `KeyboardInterrupt` or the `TimeoutError` of a signal
+        handler for instance, the next step goes on. One that comes anywhere else, or from
+        *requests*, breaks the connection, and all further steps raise `ConnectionClosed`. While it
+        connects, an `OSError` counts as a connection that was not made.
 
         While requests of it are in flight, other calls of `send_request` and `read_response` are a
         `StateError`. So is the next step of the iterator if something else is outstanding then.

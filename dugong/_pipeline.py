@@ -19,6 +19,7 @@ from ._exceptions import (
     ConnectionClosed,
     ConnectionTimedOut,
     InvalidResponse,
+    ProxyError,
     StateError,
     UnsupportedResponse,
     is_temp_network_error,
@@ -154,6 +155,8 @@ class _Pipeline:
         self._torn = False
         # Whether the coroutine is suspended, or connects: then an exception does no harm.
         self._waits = False
+        # Whether it is connecting.
+        self._connects = False
         # Whether the server is not to blame if the connection is lost.
         self._blameless = False
         self._stepping = False
@@ -239,10 +242,14 @@ class _Pipeline:
         self._delivered = None
         try:
             self._stepping = True
-            self._waits = False
+            self._waits = self._connects = False
             return (yield from self._co_next())
-        except Exception:
-            self._finish('the pipeline has failed')
+        except Exception as exc:
+            if self._comes_from_elsewhere(exc):
+                self._struck()
+            else:
+                self._keep_delivered()
+                self._finish('the pipeline has failed')
             raise
         except BaseException:
             self._struck()
@@ -272,7 +279,7 @@ class _Pipeline:
                     raise
                 self._lost(exc)
             except OSError as exc:
-                if not is_temp_network_error(exc):
+                if self._comes_from_elsewhere(exc) or not is_temp_network_error(exc):
                     raise
                 self._lost(exc)
         self._finish(None)
@@ -323,9 +330,9 @@ class _Pipeline:
             session = self._next_session()
         if not session.stream.connected:
             self.connections += 1
-            self._waits = True
+            self._waits = self._connects = True
             self._session = session = yield from conn._co_connect(session)
-            self._waits = False
+            self._waits = self._connects = False
             self._check_not_closed()
             # A subclass may have used it to connect.
             self._check_alone(session.outstanding)
@@ -364,7 +371,7 @@ class _Pipeline:
     def _lost(self, exc: Exception) -> None:
         """Take back what the lost connection did not answer; raise *exc* if that is enough."""
 
-        self._waits = False
+        self._waits = self._connects = False
         session = self._session
         if session is None:
             raise exc
@@ -438,6 +445,20 @@ class _Pipeline:
         own = self._response or self._streamed
         return session.reading_body and session.response is own
 
+    def _comes_from_elsewhere(self, exc: Exception) -> bool:
+        """Whether *exc*, though it looks like one, is no error of the network.
+
+        A signal handler may raise `TimeoutError`, to limit the time of the whole. The system gives
+        each of its errors a number; only what connects in another way may raise some without.
+        """
+
+        return (
+            isinstance(exc, OSError)
+            and exc.errno is None
+            and not isinstance(exc, ProxyError)
+            and not self._connects
+        )
+
     def _struck(self) -> None:
         """Put things in order after an exception that may have come between any two instructions.
 
@@ -450,10 +471,8 @@ class _Pipeline:
             self._blameless = True
             return
         self._torn = True
+        self._keep_delivered()
         flight = self._flight
-        if self._delivered is not None and self._delivered not in flight:
-            # The caller has not got the response.
-            flight.appendleft(self._delivered)
         # They may just have been moved from one to the other.
         if self._taken and self._waiting and self._waiting[-1].given is self._taken[0]:
             self._taken.clear()
@@ -466,6 +485,12 @@ class _Pipeline:
         if self._out:
             self._out = []
             session.leave_role(session.stream.sending)
+
+    def _keep_delivered(self) -> None:
+        """Let the request of a response that the caller has not got count as unanswered."""
+
+        if self._delivered is not None and self._delivered not in self._flight:
+            self._flight.appendleft(self._delivered)
 
     def _finish(self, cause: Optional[str]) -> None:
         self._finished = True

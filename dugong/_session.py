@@ -390,9 +390,11 @@ class Session:
     # Sending
 
     def enter_sending(self) -> None:
+        # First, as it is Python code: a signal handler that raises there leaves the role free.
+        sender = threading.current_thread()
         if not self.stream.sending.acquire(False):
             raise StateError('another thread or coroutine is sending on this connection')
-        self.sender = threading.current_thread()
+        self.sender = sender
         self.stream.sender_waits = False
 
     def co_connect(self, connect: Callable[[Session], Coroutine[None]]) -> Coroutine[None]:
@@ -445,7 +447,7 @@ class Session:
                         request.prepare_source()
                     connected = True
                 # Without what was sent for a tunnel.
-                self._sent = 0
+                self._sent = stream.perhaps_sent = 0
                 head = request.head
                 content = request.content
                 # Set first: if a signal handler strikes after the head has gone, nothing but the
@@ -456,6 +458,8 @@ class Session:
                     # One segment, and one TLS record, for a small message.
                     message = head if content is None else head + content
                     self._sent = size = stream.send_at_once(message)
+                    if size:
+                        stream.perhaps_sent = 0
                     if size < len(message):
                         # Without the body: an answer to the head is for the reader.
                         yield from self._co_send([memoryview(message)[size:]])
@@ -627,6 +631,7 @@ class Session:
             else:
                 self._sent += size
                 pieces = _without(pieces, size)
+                stream.perhaps_sent = 0
 
     def send_now(self, pieces: List[Data]) -> None:
         """Send as much of *pieces* as is possible without waiting, and remove it from the list."""
@@ -644,6 +649,7 @@ class Session:
             if size is None:
                 break
             pieces[:] = _without(pieces, size)
+            stream.perhaps_sent = 0
 
     def _co_wait_to_send(self, body: Optional[RequestBody]) -> Coroutine[None]:
         """Wait until sending can go on, or the answer to this request shows that it need not.

@@ -135,9 +135,10 @@ class Stream:
     `ended_without_notice` (bool) tells that TLS ended without close_notify, and
     `ignores_missing_notice` (bool) that this cannot be seen. `reset_while_sending` (bool) tells
     that an error has come to a sender, which a reader does not get any more. `perhaps_sent` (int)
-    bytes of those that could not be sent last may have been sent nevertheless: TLS gives no
-    account of the records that it has sent before it could send no more. `reading` and `sending`
-    are the locks of the two roles.
+    bytes of those that were to be sent last may have been sent without an account of it: TLS gives
+    none of the records that it has sent before it could send no more, and an exception of a signal
+    handler may take the place of the result. Who has noted the result sets it to 0. `reading` and
+    `sending` are the locks of the two roles.
     """
 
     __slots__ = (
@@ -658,6 +659,7 @@ class Stream:
         lock = self._tls_lock
         if lock is not None and len(data) > BURST:
             data = memoryview(data)[:BURST]
+        wanted = self.perhaps_sent = len(data)
         try:
             if lock is None:
                 size: int = self.sock.send(data)
@@ -665,20 +667,23 @@ class Stream:
                 with lock:
                     size = self.sock.send(data)
         except BaseException as exc:
-            if self._has_pending:
-                # Until it has succeeded. The last record cannot be among them.
-                self.perhaps_sent = (len(data) - 1) // _TLS_RECORD * _TLS_RECORD
             self._not_sent(exc)
             return None
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
-        self._count_sent(size, len(data))
+        self._count_sent(size, wanted)
         return size
 
     def _not_sent(self, exc: BaseException) -> None:
         """Note what has to be waited for, as *exc* says, or raise what else it means."""
 
         try:
+            # The system gives each of its errors a number. Whatever else may have struck when the
+            # data were gone.
+            if isinstance(exc, OSError) and exc.errno is not None:
+                records = (self.perhaps_sent - 1) // _TLS_RECORD if self._has_pending else 0
+                # The last record cannot be among those that TLS has sent.
+                self.perhaps_sent = records * _TLS_RECORD
             if isinstance(exc, (BlockingIOError, ssl.SSLWantWriteError)):
                 self._need_send = self._writable
             elif isinstance(exc, ssl.SSLWantReadError):
@@ -709,14 +714,15 @@ class Stream:
             raise self._closed_error()
         if len(pieces) > _MAX_PIECES:
             pieces = pieces[:_MAX_PIECES]
+        wanted = self.perhaps_sent = sum(map(len, pieces))
         try:
             size: int = self.sock.sendmsg(pieces)
-        except Exception as exc:
+        except BaseException as exc:
             self._not_sent(exc)
             return None
         if self._trace is not None:
             self._trace.write(b''.join(pieces)[:size])
-        self._count_sent(size, sum(map(len, pieces)))
+        self._count_sent(size, wanted)
         return size
 
     @property
@@ -823,7 +829,6 @@ class Stream:
         yield from self._co_sender_waits(self._both_ready)
 
     def _count_sent(self, size: int, wanted: int) -> None:
-        self.perhaps_sent = 0
         # To try again at once after an incomplete send would cost a call that fails.
         self._sent_burst = self._sent_burst + size + _COST if size == wanted else BURST
 

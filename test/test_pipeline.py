@@ -1322,6 +1322,42 @@ def test_interrupt_while_the_next_request_is_made_breaks_the_pipeline(
     assert len(list(conn.pipeline(numbered(3)))) == 3
 
 
+class StrikingSocket:
+    """A socket with which *exc* comes in place of the result when something has been sent."""
+
+    def __init__(self, sock: Any, exc: BaseException) -> None:
+        self._sock = sock
+        self._exc = exc
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def send(self, data: Any) -> int:
+        size: int = self._sock.send(data)
+        if self._exc is not None:
+            exc, self._exc = self._exc, None
+            raise exc
+        return size
+
+
+@pytest.mark.parametrize('exc', [TimeoutError('late'), RuntimeError('late'), KeyboardInterrupt()])
+def test_request_sent_as_a_signal_handler_raises_is_uncertain(
+    exc: BaseException, connect: Connect, transport: str
+) -> None:
+    """It has come in place of the number of bytes that were sent."""
+    site = Site()
+    conn = connect(site.handler())
+    assert len(list(conn.pipeline(['/0']))) == 1
+    conn._sock = StrikingSocket(conn._sock, exc)
+    post = ('POST', '/3', None, b'3')
+    pipeline = conn.pipeline([post])
+    with pytest.raises(type(exc), match='late' if exc.args else None):
+        next(pipeline)
+    assert pipeline.uncertain == pipeline.unanswered == [post]
+    site.settle(conn)
+    assert site.counts == {('GET', '/0'): 1, ('POST', '/3'): 1}
+
+
 @pytest.mark.parametrize('first', [[], ['/0']])
 def test_closing_while_it_connects_ends_a_step(
     first: List[str], serve: Any, transport: str, certificates: Any
@@ -1682,9 +1718,12 @@ INTERRUPTIONS: Dict[str, Optional[BaseException]] = {
     'other': Interruption(),
 }
 
+# While it connects, this one counts as a failure of that.
+INTERRUPTIONS_OF_WAITS = {**INTERRUPTIONS, 'TimeoutError': TimeoutError('too late')}
+
 
 @pytest.mark.parametrize('stream', [False, True])
-@pytest.mark.parametrize('name', INTERRUPTIONS)
+@pytest.mark.parametrize('name', INTERRUPTIONS_OF_WAITS)
 def test_interrupted_while_waiting_for_a_head_it_goes_on(name: str, stream: bool) -> None:
     """As often as it happens, and on the same connection."""
     with ByHand(numbered(4), stream=stream) as hand:
@@ -1693,7 +1732,7 @@ def test_interrupted_while_waiting_for_a_head_it_goes_on(name: str, stream: bool
         for path in numbered(4):
             head, _, body = _plain_answer(path).partition(b'\r\n\r\n')
             for piece in (head[:3], head[3:], b'\r\n\r'):
-                hand.interrupt(INTERRUPTIONS[name])
+                hand.interrupt(INTERRUPTIONS_OF_WAITS[name])
                 peer.send(piece)
                 hand.waits()
             peer.send(b'\n' + body)
@@ -1712,7 +1751,7 @@ def _plain_answer(path: str) -> bytes:
     return b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b' % (len(body), body)
 
 
-@pytest.mark.parametrize('name', INTERRUPTIONS)
+@pytest.mark.parametrize('name', INTERRUPTIONS_OF_WAITS)
 def test_interrupted_in_a_body_it_goes_on(name: str) -> None:
     """It may begin again with this request, but what the caller does is no failure."""
     with ByHand(numbered(3)) as hand:
@@ -1721,7 +1760,7 @@ def test_interrupted_in_a_body_it_goes_on(name: str) -> None:
         for _ in range(5):
             peer.send(_plain_answer('/0')[peer.sent : -5])
             hand.waits()
-            hand.interrupt(INTERRUPTIONS[name])
+            hand.interrupt(INTERRUPTIONS_OF_WAITS[name])
             hand.waits()
             if peer.has_eof():
                 peer = hand.accept()
