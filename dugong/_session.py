@@ -392,10 +392,12 @@ class Session:
     def enter_sending(self) -> None:
         # First, as it is Python code: a signal handler that raises there leaves the role free.
         sender = threading.current_thread()
-        if not self.stream.sending.acquire(False):
+        stream = self.stream
+        if not stream.sending.acquire(False):
             raise StateError('another thread or coroutine is sending on this connection')
         self.sender = sender
-        self.stream.sender_waits = False
+        stream.sender_waits = False
+        stream.perhaps_sent = 0
 
     def co_connect(self, connect: Callable[[Session], Coroutine[None]]) -> Coroutine[None]:
         """Connect with the coroutine that *connect* returns."""
