@@ -2,7 +2,9 @@
 
 An event loop keeps one callback per descriptor and direction, but two coroutines may wait for
 the same one (TLS makes that legal). So the callback is a watch shared by all futures that wait
-there; all are stepped when it is called, as being stepped for nothing is harmless.
+there; all are stepped when it is called, as being stepped for nothing is harmless. When there is
+an error, uvloop calls both callbacks of a descriptor, and then gives it up with whatever has been
+added to it meanwhile. So the loop must not watch it any more when the first coroutine is stepped.
 
 On a busy loop, what a coroutine waits for has mostly happened by the next turn. To look then
 costs a fraction of what it takes to have the loop watch the descriptor, so that comes first as
@@ -15,7 +17,7 @@ import asyncio
 import weakref
 
 from ._exceptions import ConnectionTimedOut
-from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, timeout_message
+from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, make_poller, timeout_message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ else:
 class _Watch:
     """Callback for one descriptor and direction on one event loop."""
 
-    __slots__ = ('__weakref__', '_fd', '_key', '_loop', '_mask', 'futures')
+    __slots__ = ('__weakref__', '_fd', '_key', '_loop', '_mask', '_other_key', 'futures')
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, mask: int) -> None:
         self.futures: List[AioFuture[Any]] = []
@@ -41,12 +43,26 @@ class _Watch:
         self._fd = fd
         self._mask = mask
         self._key = (id(loop), fd, mask)
+        self._other_key = (id(loop), fd, POLLIN + POLLOUT - mask)
 
     def __call__(self) -> None:
-        for future in tuple(self.futures):
-            # An earlier one may have completed or cancelled it.
-            if future in self.futures:
-                future._resume()
+        futures = list(self.futures)
+        try:
+            self._leave()
+            other = _watches.get(self._other_key)
+            if other is not None and _has_error(self._fd):
+                futures += [future for future in other.futures if future not in futures]
+                other._leave()
+            for future in futures:
+                # An earlier one may have cancelled it.
+                if not future.done():
+                    future._resume()
+        except BaseException:
+            # Of a signal handler, or for who runs the loop: the others must not wait for ever.
+            for future in futures:
+                if not future.done():
+                    self._loop.call_soon(future._resume)
+            raise
 
     def add(self, future: AioFuture[Any]) -> None:
         """Step *future* when the descriptor is ready; raises what the loop raises."""
@@ -61,14 +77,27 @@ class _Watch:
         # In an order, and with checks, that let it be repeated if a signal handler raises within.
         if future in self.futures:
             self.futures.remove(future)
-        if self.futures or _watches.get(self._key) is not self:
+        if not self.futures:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Have the loop watch the descriptor no more."""
+
+        self.futures.clear()
+        if _watches.get(self._key) is not self:
             return
         if not self._loop.is_closed():
             if self._mask == POLLIN:
                 self._loop.remove_reader(self._fd)
             else:
                 self._loop.remove_writer(self._fd)
-        del _watches[self._key]
+        # A signal handler may have done all this meanwhile.
+        _watches.pop(self._key, None)
+
+
+def _has_error(fd: int) -> bool:
+    # Nothing to wait for, as errors are always reported.
+    return bool(make_poller(fd, 0).poll(0))
 
 
 # The watches in use. Only the loop keeps them, so that they go when the loop goes.

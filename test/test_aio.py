@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import gc
 import inspect
+import itertools
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -86,6 +88,20 @@ def pair() -> Iterator[Pair]:
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
+        yield ours, theirs
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """A TCP connection on which nothing more can be sent."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        ours = socket.create_connection(listener.getsockname(), LIMIT)
+        theirs, _ = listener.accept()
+    with ours, theirs:
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(1 << 16))
         yield ours, theirs
 
 
@@ -1768,3 +1784,66 @@ def test_one_loop_after_the_other_at_the_same_descriptor(pair: Pair) -> None:
                 del left
         finally:
             loop.close()
+
+
+# uvloop gives up a descriptor that has an error, when it has called who waits for it
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    sock.close()
+
+
+@pytest.mark.parametrize('order', [''.join(names) for names in itertools.permutations('abc')])
+def test_all_who_wait_for_a_connection_that_is_reset_can_wait_again(
+    order: str, run: Runner, full: Pair
+) -> None:
+    ours, theirs = full
+
+    def waits(*masks: int) -> 'Crt[int]':
+        for mask in masks:
+            yield PollNeeded(ours.fileno(), mask)
+        return len(masks)
+
+    coroutines = {
+        'a': waits(POLLOUT),
+        'b': waits(POLLOUT, POLLIN, POLLOUT),
+        'c': waits(POLLIN, POLLIN, POLLOUT),
+    }
+
+    async def main() -> None:
+        futures = [AioFuture(coroutines[name]) for name in order]
+        reset(theirs)
+        done, pending = await asyncio.wait(futures, timeout=LIMIT)
+        assert not pending
+        assert sorted(future.result() for future in done) == [1, 3, 3]
+
+    run(main)
+
+
+@pytest.mark.parametrize('masks', [(POLLIN, POLLOUT), (POLLOUT, POLLIN)])
+def test_another_can_wait_before_the_task_that_was_woken_up_has_its_turn(
+    masks: Tuple[int, int], run: Runner, full: Pair
+) -> None:
+    ours, theirs = full
+
+    def waits(mask: int, then: Callable[[], None] = lambda: None) -> 'Crt[None]':
+        yield PollNeeded(ours.fileno(), mask)
+        then()
+
+    async def main() -> None:
+        first, second = masks
+
+        async def wait_for(future: Any) -> None:
+            await future
+
+        others = []
+        # Not awaited, so it is run at once when the loop calls it.
+        AioFuture(waits(first, lambda: others.append(AioFuture(waits(second)))))
+        task = asyncio.ensure_future(wait_for(AioFuture(waits(first))))
+        await asyncio.sleep(0)
+        reset(theirs)
+        await task
+        await others[0]
+
+    run(main)
