@@ -128,7 +128,8 @@ def responses(draw: Any, last: bool = False) -> Example:
     return Example(
         (interim + head + '\r\n').encode('latin1') + data,
         status,
-        reason or '',
+        # Without the white space around it.
+        (reason or '').strip(' \t'),
         fields + own,
         body,
         trailers,
