@@ -449,7 +449,7 @@ class Session:
                         request.prepare_source()
                     connected = True
                 # Without what was sent for a tunnel.
-                self._sent = stream.perhaps_sent = 0
+                self._sent = 0
                 head = request.head
                 content = request.content
                 # Set first: if a signal handler strikes after the head has gone, nothing but the

@@ -141,6 +141,7 @@ def test_what_is_near_to_a_bar_on_either_side_is_measured_more_often(bench):
         'readall-1M': {'dugong': _times(1.05), 'raw': _times(0.9), 'http.client': _times(2.0)},
         'get-tls': {'dugong': _times(0.5), 'http.client': _times(1.0)},
         'get': {'dugong': _times(1.0), 'pycurl': _times(1.24), 'http.client': _times(2.2)},
+        'import': {'dugong': _times(1.0), 'http.client': _times(1.0)},
     }
     assert bench('run').near_bars(results) == {
         'connect': {'dugong', 'http.client'},

@@ -951,15 +951,20 @@ def test_answer_while_later_uploads_are_being_sent(
 def test_answer_to_a_request_that_was_not_sent_yet_is_none(
     status: str, fields: str, narrow: Connect, transport: str
 ) -> None:
+    given_up = threading.Event()
+
     def forge(peer: Peer) -> None:
         peer.read_until(b'\r\n\r\n')
         # An early answer that refuses nothing; the request behind it is still to come.
         peer.respond(b'', '302 Found')
         peer.respond(b'forged', status, [fields] if fields else ())
+        # Not before, as the request could be sent then.
+        assert given_up.wait(LIMIT)
         with contextlib.suppress(OSError):
             peer.read_to_eof()
 
     def answer(peer: Peer) -> None:
+        given_up.set()
         assert peer.read_request().target == '/1'
         peer.respond(b'right')
         peer.read_to_eof()
