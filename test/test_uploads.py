@@ -6,6 +6,7 @@ import bz2
 import collections
 import contextlib
 import errno
+import gc
 import gzip
 import hashlib
 import io
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import textwrap
 import tracemalloc
+import weakref
 from types import MappingProxyType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -1963,3 +1965,42 @@ def test_memory_while_a_stream_is_sent(narrow: Link) -> None:
         tracemalloc.stop()
     assert begin_peak
     assert peak < 1 << 20
+
+
+class Memory(bytearray):
+    """A bytearray that can be referred to weakly."""
+
+
+@pytest.mark.parametrize('tls', [False, True], ids=['plain', 'tls'])
+@pytest.mark.parametrize('code', [errno.EIO, errno.ECONNRESET])
+def test_failed_send_does_not_keep_the_data_alive(code: int, tls: bool, certificates: Any) -> None:
+    """Not even until the garbage collector comes, once the exception is gone."""
+
+    class Failing:
+        def __init__(self, sock: Any) -> None:
+            self._sock = sock
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._sock, name)
+
+        def send(self, data: Any) -> int:
+            raise OSError(code, 'failed')
+
+    with Link(certificates=certificates if tls else None) as link:
+        begin(link, 100000)
+        sock = link.conn._sock
+        link.conn._sock = Failing(sock)
+        data = Memory(1000)
+        reference = weakref.ref(data)
+        gc.disable()
+        try:
+            try:
+                link.conn.write(data)
+            except (OSError, ConnectionClosed):
+                pass
+            else:
+                raise AssertionError('it was sent')
+            del data
+            assert reference() is None
+        finally:
+            gc.enable()
