@@ -642,10 +642,7 @@ class Stream:
         Mostly that is all of them, and so there is no need for a coroutine.
         """
 
-        if self._sent_burst >= BURST:
-            self._need_send = self._writable
-            return 0
-        return self.try_send(data) or 0
+        return 0 if self.must_wait_to_send else self.try_send(data) or 0
 
     def try_send(self, data: Data) -> Optional[int]:
         """Send as much of *data* as is possible without waiting.

@@ -8,7 +8,6 @@ import itertools
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -92,16 +91,14 @@ def pair() -> Iterator[Pair]:
 
 
 @pytest.fixture
-def full(request: pytest.FixtureRequest) -> Iterator[Pair]:
+def full() -> Iterator[Pair]:
     """A TCP connection on which nothing more can be sent."""
     with socket.create_server(('127.0.0.1', 0)) as listener:
         ours = socket.create_connection(listener.getsockname(), LIMIT)
         theirs, _ = listener.accept()
     with ours, theirs:
         ours.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                ours.send(bytes(1 << 16))
+        fill(ours)
         yield ours, theirs
 
 
@@ -1789,11 +1786,6 @@ def test_one_loop_after_the_other_at_the_same_descriptor(pair: Pair) -> None:
 # uvloop gives up a descriptor that has an error, when it has called who waits for it
 
 
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
-    sock.close()
-
-
 @pytest.mark.parametrize('order', [''.join(names) for names in itertools.permutations('abc')])
 def test_all_who_wait_for_a_connection_that_is_reset_can_wait_again(
     order: str, run: Runner, full: Pair
@@ -1813,7 +1805,7 @@ def test_all_who_wait_for_a_connection_that_is_reset_can_wait_again(
 
     async def main() -> None:
         futures = [AioFuture(coroutines[name]) for name in order]
-        reset(theirs)
+        Peer(theirs).reset()
         done, pending = await asyncio.wait(futures, timeout=LIMIT)
         assert not pending
         assert sorted(future.result() for future in done) == [1, 3, 3]
@@ -1842,7 +1834,7 @@ def test_another_can_wait_before_the_task_that_was_woken_up_has_its_turn(
         AioFuture(waits(first, lambda: others.append(AioFuture(waits(second)))))
         task = asyncio.ensure_future(wait_for(AioFuture(waits(first))))
         await asyncio.sleep(0)
-        reset(theirs)
+        Peer(theirs).reset()
         await task
         await others[0]
 

@@ -14,6 +14,7 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional
 
 import pytest
 from conftest import Certificates
+from contract_support import DuckSocket
 from servers import LIMIT, Peer
 from waiting_support import (
     REPLY,
@@ -933,20 +934,14 @@ def test_garbage_collection_during_disconnect_may_end_a_coroutine(
 ) -> None:
     """The collector may run anywhere, also while a lock is held."""
 
-    class Collecting:
-        def __init__(self, sock: Any) -> None:
-            self._real = sock
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._real, name)
-
+    class Collecting(DuckSocket):
         def shutdown(self, how: int) -> None:
             gc.collect()
-            self._real.shutdown(how)
+            self._plain.shutdown(how)
 
         def close(self) -> None:
             gc.collect()
-            self._real.close()
+            self._plain.close()
 
     conn = new()
     connected(scene, conn)
@@ -964,17 +959,11 @@ def test_garbage_collection_during_disconnect_may_end_a_coroutine(
 def test_signal_handler_may_disconnect_during_disconnect(
     new: Callable[[], HTTPConnection], scene: Scene
 ) -> None:
-    class Signalling:
-        def __init__(self, sock: Any) -> None:
-            self._real = sock
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._real, name)
-
+    class Signalling(DuckSocket):
         def close(self) -> None:
             # What a handler that runs here does.
             conn.disconnect()
-            self._real.close()
+            self._plain.close()
 
     conn = new()
     connected(scene, conn)

@@ -11,6 +11,7 @@ import threading
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import pytest
+from contract_support import DuckSocket
 from pipeline_support import (
     IDEMPOTENT,
     MAX_BYTES,
@@ -998,15 +999,10 @@ def test_more_requests_than_the_kernel_takes_in_one_call(connect: Connect) -> No
 
 
 def test_upload_that_is_taken_at_once_lets_others_have_their_turn(connect: Connect) -> None:
-    class Taking:
+    class Taking(DuckSocket):
         """Takes whatever is to be sent."""
 
-        def __init__(self, sock: socket.socket) -> None:
-            self._sock = sock
-            self.taken = 0
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._sock, name)
+        taken = 0
 
         def send(self, data: Any) -> int:
             size = min(len(data), 1 << 18)
@@ -1327,18 +1323,15 @@ def test_interrupt_while_the_next_request_is_made_breaks_the_pipeline(
     assert len(list(conn.pipeline(numbered(3)))) == 3
 
 
-class StrikingSocket:
+class StrikingSocket(DuckSocket):
     """A socket with which *exc* comes in place of the result when something has been sent."""
 
     def __init__(self, sock: Any, exc: BaseException) -> None:
-        self._sock = sock
-        self._exc = exc
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
+        super().__init__(sock)
+        self._exc: Optional[BaseException] = exc
 
     def send(self, data: Any) -> int:
-        size: int = self._sock.send(data)
+        size = self._plain.send(data)
         if self._exc is not None:
             exc, self._exc = self._exc, None
             raise exc

@@ -14,6 +14,7 @@ from contract_support import (
     BODY_CALLS,
     Answers,
     DuckContext,
+    DuckSocket,
     FailingSocket,
     chunked_reply,
     co,
@@ -1241,17 +1242,11 @@ def test_next_request_does_not_end_a_body_that_was_cut_off(
 def test_next_request_does_not_end_a_body_whose_head_was_just_received(connect: Any) -> None:
     conn = connect([Answers(reply(b'body')), Answers(reply(b'anew'))])
 
-    class Socket:
+    class Socket(DuckSocket):
         """Somebody else connects anew before the head that was received is looked at."""
 
-        def __init__(self, sock: Any) -> None:
-            self._real = sock
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._real, name)
-
         def recv_into(self, view: Any) -> int:
-            size: int = self._real.recv_into(view)
+            size: int = self._plain.recv_into(view)
             conn.disconnect()
             conn.send_request('GET', '/anew')
             return size

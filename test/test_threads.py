@@ -14,6 +14,7 @@ from typing import Any, Callable, Iterator, Tuple
 
 import pytest
 from conftest import Certificates
+from contract_support import DuckSocket
 from servers import LIMIT, Peer
 from waiting_support import (
     REPLY,
@@ -612,18 +613,12 @@ def test_reader_between_two_writes_of_another_thread(
     conn.connect()
     holding, go = threading.Event(), threading.Event()
 
-    class Holding:
-        def __init__(self, sock: Any) -> None:
-            self._real = sock
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._real, name)
-
+    class Holding(DuckSocket):
         def send(self, data: Any) -> int:
             if bytes(data) == b'01234':
                 holding.set()
                 assert go.wait(LIMIT)
-            return self._real.send(data)
+            return self._plain.send(data)
 
     conn._sock = Holding(conn._sock)
     real = conn.co_read_response

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import pytest
+from contract_support import FailingSocket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import LIMIT, Peer
@@ -1976,20 +1977,10 @@ class Memory(bytearray):
 def test_failed_send_does_not_keep_the_data_alive(code: int, tls: bool, certificates: Any) -> None:
     """Not even until the garbage collector comes, once the exception is gone."""
 
-    class Failing:
-        def __init__(self, sock: Any) -> None:
-            self._sock = sock
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._sock, name)
-
-        def send(self, data: Any) -> int:
-            raise OSError(code, 'failed')
-
     with Link(certificates=certificates if tls else None) as link:
         begin(link, 100000)
-        sock = link.conn._sock
-        link.conn._sock = Failing(sock)
+        link.conn._sock = failing = FailingSocket(link.conn._sock)
+        failing.send_error = OSError(code, 'failed')
         data = Memory(1000)
         reference = weakref.ref(data)
         gc.disable()
@@ -2000,6 +1991,7 @@ def test_failed_send_does_not_keep_the_data_alive(code: int, tls: bool, certific
                 pass
             else:
                 raise AssertionError('it was sent')
+            failing.send_error = None
             del data
             assert reference() is None
         finally:

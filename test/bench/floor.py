@@ -12,7 +12,7 @@ import select
 import statistics
 import sys
 import time
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, List, NamedTuple
 
 import webservers
 from clients import Server, Task, http_client, raw_client, require
@@ -51,14 +51,11 @@ class Loops:
         self.size = raw.head_length(TASK.path) + len(TASK.body)
         self.sock = raw.connection()
         self.sock.setblocking(False)
-        self.poll = self._poller(select.POLLIN)
+        poller = select.poll()
+        poller.register(self.sock, select.POLLIN)
+        self.poll = poller.poll
         self.buffer = bytearray(4 * WINDOW * KIB)
         self.view = memoryview(self.buffer)
-
-    def _poller(self, events: int) -> Callable[[int], Any]:
-        poller = select.poll()
-        poller.register(self.sock, events)
-        return poller.poll
 
     def receive_busily(self) -> None:
         while not self.poll(0):
@@ -157,11 +154,11 @@ def main() -> int:
         server = Server(webservers.HOST, running.static.plain, None, None)
         loops = Loops(server)
         stack.callback(loops.sock.close)
-        clients: Dict[str, Any] = {}
-        for module in (raw_client, http_client, dugong_client):
-            clients[module.__name__] = client = module.Client(server)
+        modules = (raw_client, http_client, dugong_client)
+        clients: List[Any] = [module.Client(server) for module in modules]
+        for client in clients:
             stack.callback(client.close)
-        raw, standard, ours = clients.values()
+        raw, standard, ours = clients
 
         def of(client: Any, method: str) -> Callable[[int], None]:
             function = getattr(client, method)
