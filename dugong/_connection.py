@@ -547,7 +547,13 @@ class HTTPConnection(io.BufferedIOBase):
         if there is one.
         """
 
-        eval_coroutine(self.co_write(buf), self.timeout)
+        if type(self).co_write is not HTTPConnection.co_write:
+            # A subclass has its own.
+            eval_coroutine(self.co_write(buf), self.timeout)
+            return
+        rest = self._session.write(buf)
+        if rest is not None:
+            eval_coroutine(rest, self.timeout)
 
     def co_write(self, buf: Any) -> Coroutine[None]:
         """Coroutine twin of `write`."""

@@ -22,6 +22,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from io import BytesIO
+from threading import current_thread
 
 from ._body import (
     AWAIT_CONTINUE,
@@ -37,7 +38,6 @@ from ._body import (
 from ._buffer import ResultBuffer, _Buffer
 from ._exceptions import (
     ConnectionClosed,
-    ExcessBodyData,
     InvalidResponse,
     ProxyError,
     StateError,
@@ -304,7 +304,7 @@ class Session:
         """
 
         stream = self.stream
-        me = threading.current_thread()
+        me = current_thread()
         if threading.active_count() <= 1 or (self.writing_body and self.sender is me):
             return False
         if self._sender_sought is None:
@@ -391,7 +391,7 @@ class Session:
 
     def enter_sending(self) -> None:
         # First, as it is Python code: a signal handler that raises there leaves the role free.
-        sender = threading.current_thread()
+        sender = current_thread()
         stream = self.stream
         if not stream.sending.acquire(False):
             raise StateError('another thread or coroutine is sending on this connection')
@@ -459,7 +459,7 @@ class Session:
                 if content is None or len(content) < _JOIN:
                     # One segment, and one TLS record, for a small message.
                     message = head if content is None else head + content
-                    self._sent = size = stream.send_at_once(message)
+                    self._sent = size = stream.try_send(message) or 0
                     if size:
                         stream.perhaps_sent = 0
                     if size < len(message):
@@ -599,8 +599,6 @@ class Session:
         offset = begin
         try:
             while body.remaining:
-                if stream.must_wait_to_send:
-                    yield from self._co_wait_to_send(body)
                 try:
                     # Not the descriptor from before the wait: the file may have been closed.
                     size = stream.try_send_file(source.descriptor(), offset, body.remaining)
@@ -625,8 +623,6 @@ class Session:
         if not vectored and len(pieces) > 1:
             pieces = _joined(pieces)
         while pieces:
-            if stream.must_wait_to_send:
-                yield from self._co_wait_to_send(body)
             size = stream.try_send_all(pieces) if vectored else stream.try_send(pieces[0])
             if size is None:
                 yield from self._co_wait_to_send(body)
@@ -639,8 +635,7 @@ class Session:
         """Send as much of *pieces* as is possible without waiting, and remove it from the list."""
 
         stream = self.stream
-        # Not all of much at once: an answer may refuse the rest, and others want their turn.
-        while pieces and not stream.must_wait_to_send:
+        while pieces:
             if stream.vectored:
                 size = stream.try_send_all(pieces)
             else:
@@ -793,46 +788,88 @@ class Session:
             pass
         return len(buf) >= size
 
-    def co_write(self, data: Any) -> Coroutine[None]:
-        """Send body data: a bytes-like object, or what a binary stream has."""
+    def write(self, data: Any) -> Optional[Coroutine[None]]:
+        """Send body data: a bytes-like object, or what a binary stream has.
 
+        Returns `None` if the system has taken all of it at once, as it mostly does, else the
+        coroutine that goes on. That one has the role, and gives it back even if it is dropped.
+        """
+
+        rest: Optional[Coroutine[None]] = None
         self.enter_sending()
         try:
             body = self._body_to_write()
             view = data if type(data) is bytes else as_bytes(data)
-            if view is not None:
-                size = len(view)
-                try:
-                    body.check_size(size)
-                except ExcessBodyData:
-                    self._check_writing()
-                    raise
-                if not size:
-                    return
-            elif is_stream(data):
-                source = StreamSource(data)
-                source.length = body.remaining or None
-                source.prepare()
+            if view is None:
+                left: Union[Source, List[Data]] = self._source_to_write(data, body)
             else:
-                raise TypeError(
-                    'data must be bytes-like or a binary stream, not ' + type(data).__name__
-                )
-            self.announce()
+                size = len(view)
+                if size > body.remaining and not body.chunked:
+                    self._check_writing()
+                    body.check_size(size)
+                if not size:
+                    return None
+            if self._sender_sought is not None:
+                self.announce()
             try:
-                if view is None:
-                    yield from self._co_send_source(body, source)
-                elif body.chunked:
-                    yield from self._co_send(_chunk(view), body)
-                else:
-                    sent = self.stream.send_at_once(view)
-                    if sent < size:
-                        yield from self._co_send([memoryview(view)[sent:]], body)
-                    body.written(size)
+                if view is not None:
+                    if body.chunked:
+                        left = _chunk(view)
+                    else:
+                        sent = self.stream.try_send(view) or 0
+                        body.written(sent)
+                        if sent == size:
+                            return None
+                        left = [memoryview(view)[sent:]]
+                held = [self.stream.sending]
+                rest = self._co_write_rest(body, left, held)
+                next(rest)
+                return rest
             except BaseException as exc:
+                if rest is not None:
+                    # Of a signal handler, before the coroutine has begun, or after it.
+                    rest.close()
+                    rest = None if held else rest
                 self._body_failed(body, exc, 'writing a request body')
                 raise
         finally:
-            self.leave_role(self.stream.sending)
+            if rest is None:
+                self.leave_role(self.stream.sending)
+
+    def _source_to_write(self, data: Any, body: RequestBody) -> StreamSource:
+        if not is_stream(data):
+            raise TypeError(
+                'data must be bytes-like or a binary stream, not ' + type(data).__name__
+            )
+        source = StreamSource(data)
+        source.length = body.remaining or None
+        source.prepare()
+        return source
+
+    def _co_write_rest(
+        self, body: RequestBody, data: Union[Source, List[Data]], held: List[Any]
+    ) -> Coroutine[None]:
+        """Go on with what `write` has begun; takes the role out of *held* when it leaves that."""
+
+        try:
+            yield from self.stream.co_begin()
+            if isinstance(data, list):
+                yield from self._co_send(data, body)
+                body.written(sum(map(len, data)))
+            else:
+                yield from self._co_send_source(body, data)
+        except BaseException as exc:
+            self._body_failed(body, exc, 'writing a request body')
+            raise
+        finally:
+            self.leave_role(held.pop())
+
+    def co_write(self, data: Any) -> Coroutine[None]:
+        """Coroutine twin of `write`."""
+
+        rest = self.write(data)
+        if rest is not None:
+            yield from rest
 
     def co_write_eof(self, trailers: Optional[Mapping[str, Any]] = None) -> Coroutine[None]:
         """End a request body."""
@@ -1060,7 +1097,7 @@ class Session:
             # RFC 9110, section 10.1.1: the server does not want it, and does not expect it.
             body.finish()
         elif _refuses(head):
-            if self.sender is not threading.current_thread():
+            if self.sender is not current_thread():
                 self.stream.let_sender_settle()
             if body.state is COMPLETE:
                 # It was the answer to the last byte.
@@ -1069,7 +1106,7 @@ class Session:
             self.closing = _NOT_SENT_IN_FULL
             self.send_fault = _refusal(head)
             if self.stream.sender_waits:
-                self.stream.stop_sending(self.sender is not threading.current_thread())
+                self.stream.stop_sending(self.sender is not current_thread())
 
     def _body_done(self) -> None:
         """Note that the body was read to its end."""

@@ -68,7 +68,7 @@ _TLS_EOF_REASONS = frozenset(
 _IGNORE_UNEXPECTED_EOF = 0x80 if ssl.OPENSSL_VERSION_INFO >= (3,) else 0
 
 #: Bytes after which coroutines of a connection that never had to wait give way to others once, and
-#: what each system call counts in addition.
+#: what each system call counts at least.
 BURST = 1 << 20
 _COST = 1 << 14
 
@@ -516,8 +516,8 @@ class Stream:
         if size:
             if self._trace is not None:
                 self._trace.write(view[:size])
-            self._burst += size + _COST
-            if self._burst > BURST:
+            self._burst += size if size > _COST else _COST
+            if self._burst >= BURST:
                 # Nobody can wait for what TLS holds of a record; its end is the next occasion.
                 self._drained = not self.holds_something
         elif self.closed:
@@ -636,23 +636,16 @@ class Stream:
 
     # Sending
 
-    def send_at_once(self, data: Data) -> int:
-        """Send as much of *data* as is possible without waiting; returns the number of bytes.
-
-        Mostly that is all of them, and so there is no need for a coroutine.
-        """
-
-        return 0 if self.must_wait_to_send else self.try_send(data) or 0
-
     def try_send(self, data: Data) -> Optional[int]:
         """Send as much of *data* as is possible without waiting.
 
-        Returns the number of bytes, or `None` if it was not possible; then wait for
-        `_need_send`.
+        Returns the number of bytes, or `None` if there is no room, or others should have a turn
+        after so much without a wait; then wait for `_need_send`.
         """
 
-        if self.closed:
-            raise self._closed_error()
+        # The first part is there to spare `write` a call.
+        if (self._sent_burst >= BURST or self.closed) and self._must_wait_to_send():
+            return None
         lock = self._tls_lock
         if lock is not None and len(data) > BURST:
             data = memoryview(data)[:BURST]
@@ -668,7 +661,11 @@ class Stream:
             return None
         if self._trace is not None:
             self._trace.write(memoryview(data)[:size])
-        self._count_sent(size, wanted)
+        # As `_count_sent` does it, without one more call for each write.
+        if size == wanted:
+            self._sent_burst += size if size > _COST else _COST
+        else:
+            self._sent_burst = BURST
         return size
 
     def _not_sent(self, exc: BaseException) -> None:
@@ -707,8 +704,8 @@ class Stream:
     def try_send_all(self, pieces: Sequence[Data]) -> Optional[int]:
         """Like `try_send` for all *pieces* at once; only if `vectored`."""
 
-        if self.closed:
-            raise self._closed_error()
+        if self._must_wait_to_send():
+            return None
         if len(pieces) > _MAX_PIECES:
             pieces = pieces[:_MAX_PIECES]
         wanted = self.perhaps_sent = sum(map(len, pieces))
@@ -735,8 +732,8 @@ class Stream:
         this file.
         """
 
-        if self.closed:
-            raise self._closed_error()
+        if self._must_wait_to_send():
+            return None
         try:
             size = min(size, BURST)
             sent = os.sendfile(self.sock.fileno(), descriptor, offset, size)
@@ -753,6 +750,11 @@ class Stream:
             return None
         self._count_sent(sent, size)
         return sent
+
+    def co_begin(self) -> Coroutine[None]:
+        """Suspend without a wait. A coroutine that was never started does not get to its end."""
+
+        yield  # type: ignore[misc]
 
     def co_wait(self, need: PollNeeded) -> Coroutine[None]:
         """Wait for *need*, which a coroutine has yielded that is driven here by hand."""
@@ -826,13 +828,15 @@ class Stream:
         yield from self._co_sender_waits(self._both_ready)
 
     def _count_sent(self, size: int, wanted: int) -> None:
-        # To try again at once after an incomplete send would cost a call that fails.
-        self._sent_burst = self._sent_burst + size + _COST if size == wanted else BURST
+        if size == wanted:
+            self._sent_burst += size if size > _COST else _COST
+        else:
+            # To try again at once would cost a call that fails.
+            self._sent_burst = BURST
 
-    @property
-    def must_wait_to_send(self) -> bool:
-        """Whether there is no room, or others should have a turn after so much without a wait."""
-
+    def _must_wait_to_send(self) -> bool:
+        if self.closed:
+            raise self._closed_error()
         if self._sent_burst < BURST:
             return False
         self._need_send = self._writable

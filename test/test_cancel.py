@@ -37,6 +37,7 @@ from dugong import (
     BodyFollowing,
     ConnectionClosed,
     ConnectionTimedOut,
+    ExcessBodyData,
     HTTPConnection,
     PollNeeded,
     StateError,
@@ -927,6 +928,65 @@ def test_interrupted_request_is_never_answered_by_the_answer_to_another(
         assert conn.readall() == b'/anew' * MANY, number
         conn.disconnect()
     assert strikes.number > 40
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason='traces the line of "finally" as well')
+@pytest.mark.parametrize('waits', [False, True])
+def test_interrupted_write_never_lets_another_body_pass_for_complete(
+    waits: bool, connect: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal strikes at each line in turn, and the caller writes the piece again."""
+
+    def echo(peer: Peer) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                peer.respond(peer.read_request().body)
+
+    if waits:
+        # Others get their turn before each piece.
+        monkeypatch.setattr('dugong._stream.BURST', 1)
+    server = serve(echo)
+    pieces = [b'first', b'second', b'third']
+    strikes = Strikes()
+    complete = 0
+    for number in strikes:
+        conn = connect(server)
+        conn.send_request('PUT', '/', body=BodyFollowing(sum(map(len, pieces))))
+        sock = conn._sock
+        conn.write(pieces[0])
+        with strikes():
+            conn.write(pieces[1])
+        with contextlib.suppress(ConnectionClosed, StateError, ExcessBodyData):
+            if strikes.struck:
+                conn.write(pieces[1])
+            conn.write(pieces[2])
+            conn.read_response()
+            assert conn.readall() == b''.join(pieces), number
+            complete += 1
+        conn.disconnect()
+        # If the strike came when the role of the sender had just been taken, nobody leaves it.
+        sock.close()
+    assert 3 < complete < number
+
+
+@pytest.mark.parametrize('begun', [False, True])
+def test_interrupt_of_a_write_that_is_about_to_wait_leaves_the_role(
+    begun: bool, connect: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(crt: 'Crt[None]') -> None:
+        if begun:
+            next(crt)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('dugong._stream.BURST', 1)
+    conn = connect(serve(answer_with_paths))
+    conn.send_request('PUT', '/', body=BodyFollowing(2))
+    conn.write(b'x')
+    monkeypatch.setattr('dugong._session.next', interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        conn.write(b'y')
+    with pytest.raises(ConnectionClosed, match='interrupted|abandoned'):
+        conn.write(b'y')
 
 
 def test_garbage_collection_during_disconnect_may_end_a_coroutine(

@@ -13,7 +13,13 @@ import pytest
 from contract_support import Answers, chunked_reply, get, head, reply
 from servers import Peer
 
-from dugong import ConnectionClosed, HTTPConnection, InvalidResponse, UnsupportedResponse
+from dugong import (
+    BodyFollowing,
+    ConnectionClosed,
+    HTTPConnection,
+    InvalidResponse,
+    UnsupportedResponse,
+)
 
 TEXT = 'one\nzw\xf6lf\n\u20ac\n' * 3000 + 'last line, without an end'
 RAW = TEXT.encode('utf-8')
@@ -46,6 +52,10 @@ class WithOwnCoroutine(HTTPConnection):
         super().__init__(*args, **kwargs)
         self.calls: List[str] = []
 
+    def co_write(self, buf: Any) -> Any:
+        self.calls.append('write')
+        return super().co_write(buf)
+
     def co_read_response(self) -> Any:
         self.calls.append('read_response')
         return super().co_read_response()
@@ -74,6 +84,10 @@ def test_blocking_methods_call_the_coroutines_of_a_subclass(serve: Any) -> None:
         conn.read_response()
         conn.discard()
         assert conn.calls == ['read_response', 'readinto', 'readall', 'read_response', 'discard']
+        conn.calls.clear()
+        conn.send_request('PUT', '/', body=BodyFollowing(4))
+        conn.write(b'data')
+        assert conn.calls == ['write']
 
 
 # -- the interface itself -----------------------------------------------------------------------
