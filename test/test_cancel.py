@@ -767,6 +767,8 @@ class Strikes:
         before = sys.gettrace()
         self._left = self.number
         self.struck = False
+        # It would not raise out of the finalizer of something from before.
+        gc.disable()
         sys.settrace(self._trace)
         try:
             yield
@@ -774,6 +776,7 @@ class Strikes:
             assert self.struck
         finally:
             sys.settrace(before)
+            gc.enable()
 
     def _trace(self, frame: Any, event: str, _: Any) -> Any:
         file = frame.f_code.co_filename
