@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Measure what no client in Python can do without: `python3 test/bench/floor.py`.
 
-Two exchanges of the benchmark, small documents one by one and pipelined, by loops that do more
-and more of what has to be done, from nothing but system calls to our client. What a loop takes
-is a floor for every client that does as much as this loop, however it is written.
+Three exchanges of the benchmark, small documents one by one and pipelined, and an upload in
+pieces, by loops that do more and more of what has to be done, from nothing but system calls to our
+client. What a loop takes is a floor for every client that does as much as this loop, however it is
+written.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import contextlib
 import select
 import statistics
 import sys
+import threading
 import time
 from typing import Any, Callable, List, NamedTuple
 
@@ -18,7 +20,7 @@ import webservers
 from clients import Server, Task, http_client, raw_client, require
 from environment import ROOT
 from run import cores
-from workloads import HEADER, HEADER_VALUE, KIB, content
+from workloads import HEADER, HEADER_VALUE, KIB, WRITE_PIECE, content
 
 sys.path.insert(0, ROOT)
 
@@ -33,17 +35,34 @@ WINDOW = 64
 #: Python needs more than that for what it does between them.
 PAUSE = 8e-6
 TASK = Task('/small', content(KIB))
+#: Pieces of an upload, and what is uploaded.
+PIECES = 1024
+UPLOAD = Task(
+    webservers.DISCARD,
+    webservers.upload_answer(webservers.DISCARD, PIECES * WRITE_PIECE, 0),
+    content(PIECES * WRITE_PIECE),
+)
 
 
 class Step(NamedTuple):
-    """What a loop does in addition to the one before, and the loop: it takes a count."""
+    """What a loop does in addition to the one before; how to open a connection; and the loop: it
+    takes what was opened, and a count."""
 
     title: str
-    run: Callable[[int], None]
+    open: Callable[[Server], Any]
+    run: Callable[[Any, int], None]
+
+
+class Ladder(NamedTuple):
+    """Loops to compare, that run *least* times on each connection, or a multiple of that."""
+
+    name: str
+    least: int
+    steps: List[Step]
 
 
 class Loops:
-    """The loops, on one connection."""
+    """The loops with small documents, on one connection."""
 
     def __init__(self, server: Server) -> None:
         raw = raw_client.Client(server)
@@ -56,6 +75,9 @@ class Loops:
         self.poll = poller.poll
         self.buffer = bytearray(4 * WINDOW * KIB)
         self.view = memoryview(self.buffer)
+
+    def close(self) -> None:
+        self.sock.close()
 
     def receive_busily(self) -> None:
         while not self.poll(0):
@@ -121,69 +143,139 @@ class Loops:
         self.pipeline(count, self.take)
 
 
-def measure(steps: List[Step], rounds: int, seconds: float) -> List[float]:
+class Writer:
+    """Writes the body of an upload: as little as a method does that keeps two threads apart,
+    knows what is left to be written, and waits for room by itself."""
+
+    def __init__(self, server: Server) -> None:
+        self.raw = raw_client.Client(server)
+        self.sock = self.raw.connection()
+        self.role = threading.Lock()
+        self.left = 0
+        self.closed = False
+        poller = select.poll()
+        poller.register(self.sock, select.POLLOUT)
+        self.poll = poller.poll
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def write(self, data: memoryview) -> None:
+        require(self.role.acquire(False), 'in use')
+        try:
+            size = len(data)
+            require(not self.closed and size <= self.left, 'state')
+            try:
+                sent = self.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            while sent < size:
+                self.poll(None)
+                sent += self.sock.send(data[sent:])
+            self.left -= size
+        finally:
+            self.role.release()
+
+    def upload(self, pieces: int) -> None:
+        payload = memoryview(UPLOAD.payload)
+        for _ in range(pieces // PIECES):
+            self.sock.setblocking(False)
+            self.left = len(payload)
+            self.sock.send(self.raw.upload_request(UPLOAD))
+            for start in range(0, len(payload), WRITE_PIECE):
+                self.write(payload[start : start + WRITE_PIECE])
+            self.sock.setblocking(True)
+            data = b''
+            while not data.endswith(b'\r\n\r\n' + UPLOAD.body):
+                data += self.sock.recv(4096)
+
+
+def measure(ladder: Ladder, server: Server, rounds: int, seconds: float) -> List[float]:
     """Seconds for one exchange in each of the loops, run in turn: medians."""
     counts = []
-    for step in steps:
-        step.run(100)
-        counts.append(max(100, int(seconds / _timed(step, 100))))
-    times: List[List[float]] = [
-        [_timed(step, count) for step, count in zip(steps, counts)] for _ in range(rounds)
+    for step in ladder.steps:
+        once = _timed(step, server, ladder.least) * ladder.least
+        counts.append(ladder.least * max(1, int(seconds / once)))
+    times = [
+        [_timed(step, server, count) for step, count in zip(ladder.steps, counts)]
+        for _ in range(rounds)
     ]
     return [statistics.median(column) for column in zip(*times)]
 
 
-def _timed(step: Step, count: int) -> float:
-    start = time.perf_counter()
-    step.run(count)
-    return (time.perf_counter() - start) / count
+def _timed(step: Step, server: Server, count: int) -> float:
+    # With a new connection each time: two of them may differ much.
+    with contextlib.closing(step.open(server)) as subject:
+        step.run(subject, count)
+        start = time.perf_counter()
+        step.run(subject, count)
+        return (time.perf_counter() - start) / count
+
+
+def _get(client: Any, count: int) -> None:
+    client.get(count, TASK)
+
+
+def _pipeline(client: Any, count: int) -> None:
+    client.pipeline_coroutines(count, TASK)
+
+
+def _upload(client: Any, pieces: int) -> None:
+    client.upload_pieces(pieces // PIECES, UPLOAD)
+
+
+LADDERS = [
+    Ladder(
+        'one by one',
+        100,
+        [
+            Step('raw: asleep until the answer comes', raw_client.Client, _get),
+            Step('looks for the answer without sleeping', Loops, Loops.busy),
+            Step(f'and {PAUSE * 1e6:.0f} µs between two requests', Loops, Loops.busy_with_pauses),
+            Step('and checks and returns what it got', Loops, Loops.busy_and_strict),
+            Step('dugong', dugong_client.Client, _get),
+            Step('http.client', http_client.Client, _get),
+        ],
+    ),
+    Ladder(
+        'pipelined',
+        100,
+        [
+            Step('raw: 64 requests in one call', raw_client.Client, _pipeline),
+            Step('a call for each request', Loops, Loops.pipeline_unchecked),
+            Step('and checks and returns what it got', Loops, Loops.pipeline_strict),
+            Step('dugong, two coroutines', dugong_client.Client, _pipeline),
+        ],
+    ),
+    Ladder(
+        'pieces of 64 KiB',
+        PIECES,
+        [
+            Step('raw: sendall', raw_client.Client, _upload),
+            Step('a method with a lock and a count', Writer, Writer.upload),
+            Step('dugong', dugong_client.Client, _upload),
+            Step('http.client', http_client.Client, _upload),
+        ],
+    ),
+]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--rounds', type=int, default=15)
-    parser.add_argument('--seconds', type=float, default=0.3, help='time of each loop, about')
+    parser.add_argument('--rounds', type=int, default=25)
+    parser.add_argument('--seconds', type=float, default=0.1, help='time of each loop, about')
     parser.add_argument('--no-nginx', action='store_true', help='use the canned server only')
     options = parser.parse_args()
     server_cpu, client_cpu = cores('apart')
-    with contextlib.ExitStack() as stack:
-        running = stack.enter_context(
-            webservers.start(sys.executable, False, not options.no_nginx, server_cpu)
-        )
+    with webservers.start(sys.executable, False, not options.no_nginx, server_cpu) as running:
         webservers.pin(client_cpu)
-        server = Server(webservers.HOST, running.static.plain, None, None)
-        loops = Loops(server)
-        stack.callback(loops.sock.close)
-        modules = (raw_client, http_client, dugong_client)
-        clients: List[Any] = [module.Client(server) for module in modules]
-        for client in clients:
-            stack.callback(client.close)
-        raw, standard, ours = clients
-
-        def of(client: Any, method: str) -> Callable[[int], None]:
-            function = getattr(client, method)
-            return lambda count: function(count, TASK)
-
-        ladders = {
-            'one by one': [
-                Step('raw: asleep until the answer comes', of(raw, 'get')),
-                Step('looks for the answer without sleeping', loops.busy),
-                Step(f'and {PAUSE * 1e6:.0f} µs between two requests', loops.busy_with_pauses),
-                Step('and checks and returns what it got', loops.busy_and_strict),
-                Step('dugong', of(ours, 'get')),
-                Step('http.client', of(standard, 'get')),
-            ],
-            'pipelined': [
-                Step('raw: 64 requests in one call', of(raw, 'pipeline_coroutines')),
-                Step('a call for each request', loops.pipeline_unchecked),
-                Step('and checks and returns what it got', loops.pipeline_strict),
-                Step('dugong, two coroutines', of(ours, 'pipeline_coroutines')),
-            ],
-        }
-        for name, steps in ladders.items():
-            print(f'{name:40}{"µs":>8}{"× first":>10}{"× last":>10}')
-            times = measure(steps, options.rounds, options.seconds)
-            for step, seconds in zip(steps, times):
+        for ladder in LADDERS:
+            # Uploads go where the benchmark sends them.
+            ports = running.canned if ladder.least == PIECES else running.static
+            server = Server(webservers.HOST, ports.plain, None, None)
+            times = measure(ladder, server, options.rounds, options.seconds)
+            print(f'{ladder.name:40}{"µs":>8}{"× first":>10}{"× last":>10}')
+            for step, seconds in zip(ladder.steps, times):
                 print(
                     f'  {step.title:38}{seconds * 1e6:8.1f}{seconds / times[0]:10.2f}'
                     f'{seconds / times[-1]:10.2f}'
