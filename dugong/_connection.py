@@ -664,7 +664,11 @@ class HTTPConnection(io.BufferedIOBase):
         Waits for all of it. Raises as `read`; after any error the connection is broken.
         """
 
-        return eval_coroutine(self.co_readall(), self.timeout)
+        if type(self).co_readall is not HTTPConnection.co_readall:
+            # A subclass has its own.
+            return eval_coroutine(self.co_readall(), self.timeout)
+        # Not in two steps: an exception of a signal handler between them would lose the data.
+        return self._session.take_rest() or eval_coroutine(self.co_readall(), self.timeout)
 
     def co_readall(self) -> Coroutine[bytes]:
         """Coroutine twin of `readall`."""

@@ -16,21 +16,14 @@ if TYPE_CHECKING:
 _logger: Optional[logging.Logger] = None
 
 
-def is_debugging() -> bool:
-    """Tell whether somebody wants to see debug messages."""
+def debug(message: str, *args: object) -> None:
+    """Log *message*, to be formatted with *args*, if somebody wants to see it."""
 
     global _logger
     if _logger is None:
         logging = sys.modules.get('logging')
         if logging is None or not hasattr(logging, 'getLogger'):
-            return False
+            return
         _logger = logging.getLogger('dugong')
-    return _logger.isEnabledFor(10)
-
-
-def debug(message: str, *args: object) -> None:
-    """Log *message*, to be formatted with *args*, if somebody wants to see it."""
-
-    if is_debugging():
-        assert _logger is not None
+    if _logger.isEnabledFor(10):
         _logger.debug(message, *args, stacklevel=2)

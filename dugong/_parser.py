@@ -26,15 +26,19 @@ if TYPE_CHECKING:
 #: The characters of a token (RFC 9110, section 5.6.2), for use in a character class.
 TOKEN_CHARACTERS = r"!#$%&'*+\-.0-9A-Z^_`a-z|~"
 
+# All of latin1 but NUL, CR and LF. A class that excludes those three takes half as long again.
+_VALUE_CHARACTERS = r'\x01-\x09\x0b\x0c\x0e-\xff'
+
 # Field lines, each with the CRLF before it (RFC 9112, section 5): a token directly followed by
 # a colon. The character classes exclude the line end, so matching is linear.
-_FIELD_LINES = rf'(?:\r\n[{TOKEN_CHARACTERS}]+:[^\0\r\n]*)*'
+_FIELD_LINE = rf'[{TOKEN_CHARACTERS}]+:[{_VALUE_CHARACTERS}]*'
+_FIELD_LINES = rf'(?:\r\n{_FIELD_LINE})*'
 _match_fields = re.compile(_FIELD_LINES).fullmatch
-_match_one_field = re.compile(rf'[{TOKEN_CHARACTERS}]+:[^\0\r\n]*').fullmatch
+_match_one_field = re.compile(_FIELD_LINE).fullmatch
 
 # RFC 9112, section 4: status line; then the field lines. Any minor version counts (RFC 9110,
 # section 2.5).
-_STATUS_LINE = r'HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\0\r\n]*))?'
+_STATUS_LINE = rf'HTTP/1\.([0-9]) ([1-9][0-9]{{2}})(?: ([{_VALUE_CHARACTERS}]*))?'
 _match_head = re.compile(rf'{_STATUS_LINE}({_FIELD_LINES})').fullmatch
 _match_status_line = re.compile(_STATUS_LINE).fullmatch
 _VERSION = b'HTTP/1.'
@@ -56,6 +60,7 @@ _EXCERPT = 80
 
 #: Most digits of a Content-Length; 18 digits always fit into 64 bits.
 MAX_LENGTH_DIGITS = 18
+_is_length = re.compile(rf'[0-9]{{1,{MAX_LENGTH_DIGITS}}}').fullmatch
 
 
 def excerpt(data: Union[bytes, bytearray, str]) -> str:
@@ -167,10 +172,6 @@ def parse_chunk_size(line: bytes) -> int:
         raise InvalidResponse(f'invalid chunk size line: {excerpt(line)}')
     # One to sixteen hexadecimal digits.
     return int(match.group(1), 16)
-
-
-def _is_length(text: str) -> bool:
-    return len(text) <= MAX_LENGTH_DIGITS and text.isascii() and text.isdecimal()
 
 
 def parse_content_length(values: List[str]) -> int:

@@ -63,7 +63,8 @@ def checked_method(method: str) -> str:
 def checked_target(path: str) -> str:
     """Return *path*; `ValueError` if it is empty or no request target can have its characters."""
 
-    path = plain(path, 'path')
+    if type(path) is not str:
+        path = plain(path, 'path')
     if not _is_target(path):
         if not path:
             raise ValueError('path of a request must not be empty')

@@ -29,7 +29,6 @@ from ._body import (
     COMPLETE,
     DATA,
     DONE,
-    UNTIL_EOF,
     WRITING,
     RequestBody,
     ResponseBody,
@@ -378,8 +377,9 @@ class Session:
         try:
             role.release()
             stream = self.stream
-            if role is stream.reading:
-                stream.announce_role()
+            waiter = stream.role_waiter
+            if waiter is not None and role is stream.reading:
+                waiter.set()
             if stream.closed:
                 stream.close_if_idle()
         except BaseException as exc:
@@ -422,8 +422,8 @@ class Session:
             if (
                 stream.connected
                 and not self.pending
-                and not self.reading_body
                 and self.closing is self.ended is None
+                and not self.reading_body
                 and (self.buf.b < self.buf.e or stream.may_receive())
             ):
                 self.check_idle()
@@ -441,7 +441,8 @@ class Session:
             try:
                 # It is outstanding from now on, so that a reader can wait for the answer.
                 self.pending.append(request)
-                self.announce()
+                if self._sender_sought is not None:
+                    self.announce()
                 if not connected:
                     yield from connect(self)
                     if request.source is not None:
@@ -485,11 +486,12 @@ class Session:
             self.leave_role(stream.sending)
 
     def _check_sending(self) -> None:
-        self.raise_fault()
+        if self.fault is not None or self.stream.closed:
+            self.raise_fault()
         pending = self.pending
         if pending and pending[-1].pipelined:
             raise StateError(_PIPELINED)
-        if self.ended is not _CLOSED_AS_ANNOUNCED:
+        if self.send_fault is not None and self.ended is not _CLOSED_AS_ANNOUNCED:
             self._raise_send_fault()
         upload = self.upload
         if upload is not None and upload.state is not COMPLETE:
@@ -946,11 +948,13 @@ class Session:
         A `patient` reader waits even if the request body is left incomplete at the moment.
         """
 
-        stream, pending = self.stream, self.pending
+        stream, pending, buf = self.stream, self.pending, self.buf
         self._enter_reading()
         try:
-            self.raise_fault()
-            if self.reading_body:
+            if self.fault is not None or stream.closed:
+                self.raise_fault()
+            body = self.body
+            if body is not None and body.state is not DONE:
                 raise StateError('the body of the previous response was not read to its end')
             if not pending:
                 self._raise_loss()
@@ -980,12 +984,13 @@ class Session:
                 while True:
                     head = self._early_head
                     if head is None:
-                        head = self._buffered_head()
+                        if buf.b < buf.e:
+                            head = self._buffered_head()
                         while head is None:
-                            size = yield from stream.co_receive(self.buf.space(), True)
+                            size = yield from stream.co_receive(buf.space(), True)
                             if not size:
                                 raise ConnectionClosed(self._end_in_head())
-                            self.buf.e += size
+                            buf.e += size
                             head = self._early_head or self._buffered_head()
                     self._early_head = None
                     if not request.begun:
@@ -1017,8 +1022,9 @@ class Session:
             begin = buf.b
             end = buf.d.find(b'\r\n\r\n', begin, buf.e)
             # A head within the smaller limit is within both; the others are counted exactly.
-            if 0 <= end <= begin + min(package.MAX_LINE_SIZE, package.MAX_HEADER_SIZE):
-                head = parse_head(str(buf.view[begin:end], 'latin1'))
+            size = end - begin
+            if 0 <= size <= package.MAX_LINE_SIZE and size <= package.MAX_HEADER_SIZE:
+                head = parse_head(buf.d[begin:end].decode('latin1'))
                 buf.b = end + 4
                 if buf.b == buf.e:
                     buf.b = buf.e = 0
@@ -1154,6 +1160,34 @@ class Session:
         if stream.closed and (self.reading_body or (stream.forgotten and self.pending)):
             raise ConnectionClosed(stream.cause)
 
+    def take_rest(self) -> Optional[bytes]:
+        """Return the rest of the body if it is in the buffer, else `None`."""
+
+        self._enter_reading()
+        try:
+            body = self._readable_body()
+            if body is None:
+                return b''
+            try:
+                data = self._take_rest(body)
+                if data is not None:
+                    self._body_done()
+                return data
+            except BaseException as exc:
+                self._reading_failed('reading a response body', exc, False)
+                raise
+        finally:
+            self.leave_role(self.stream.reading)
+
+    def _take_rest(self, body: ResponseBody) -> Optional[bytes]:
+        buf = self.buf
+        size = body.remaining
+        if size > buf.e - buf.b or body.chunked or body.state is not DATA:
+            return None
+        data = buf.take(size)
+        body.taken(size)
+        return data
+
     def co_readall(self) -> Coroutine[bytes]:
         """Read the rest of the body."""
 
@@ -1162,17 +1196,17 @@ class Session:
             body = self._readable_body()
             if body is None:
                 return b''
-            buf = self.buf
             try:
-                if body.chunked or body.state is UNTIL_EOF:
-                    data = yield from self._co_read_unknown(body)
-                elif body.remaining <= buf.e - buf.b:
-                    data = buf.take(body.remaining)
-                    body.taken(body.remaining)
-                elif body.remaining <= _MAX_ALLOCATION:
-                    data = yield from self._co_read_known(body)
-                else:
-                    data = yield from self._co_read_unknown(body)
+                data = self._take_rest(body)
+                if data is None:
+                    if (
+                        body.state is DATA
+                        and not body.chunked
+                        and body.remaining <= _MAX_ALLOCATION
+                    ):
+                        data = yield from self._co_read_known(body)
+                    else:
+                        data = yield from self._co_read_unknown(body)
                 self._body_done()
                 return data
             except BaseException as exc:

@@ -138,7 +138,8 @@ class Stream:
     bytes of those that were to be sent last may have been sent without an account of it: TLS gives
     none of the records that it has sent before it could send no more, and an exception of a signal
     handler may take the place of the result. Who has noted the result sets it to 0. `reading` and
-    `sending` are the locks of the two roles.
+    `sending` are the locks of the two roles; `role_waiter` is the `Signal` of a sender that waits
+    for the reading role to become free, if there is one.
     """
 
     __slots__ = (
@@ -156,7 +157,6 @@ class Stream:
         '_probe',
         '_readable',
         '_received_head',
-        '_role_waiter',
         '_sent_burst',
         '_tls_error',
         '_tls_lock',
@@ -175,6 +175,7 @@ class Stream:
         'port',
         'reading',
         'reset_while_sending',
+        'role_waiter',
         'sender_waits',
         'sending',
         'sock',
@@ -219,7 +220,7 @@ class Stream:
         # Bytes received, and sent, since the last wait for that.
         self._burst = 0
         self._sent_burst = 0
-        self._role_waiter: Optional[Signal] = None
+        self.role_waiter: Optional[Signal] = None
         # What `try_receive` and `try_send` have to wait for, when they return None.
         self._need_receive: Any = None
         self._need_send: Any = None
@@ -806,21 +807,14 @@ class Stream:
                 # Two descriptors in one.
                 poller.register(signal.need.fd, POLLIN)
                 poller.register(*self._need_send)
-                self._role_waiter = signal
+                self.role_waiter = signal
                 if still_barred():
                     need = PollNeeded(poller.fileno(), POLLIN)
                     need._purpose = 'send'
                     yield from self._co_sender_waits(need)
         finally:
-            self._role_waiter = None
+            self.role_waiter = None
             signal.close()
-
-    def announce_role(self) -> None:
-        """Wake up a sender that waits for the reading role to become free."""
-
-        signal = self._role_waiter
-        if signal is not None:
-            signal.set()
 
     def co_wait_send_or_receive(self) -> Coroutine[None]:
         """Wait until there is something to receive, or the last `try_send…` can go on."""
@@ -849,7 +843,7 @@ class Stream:
         over TLS that happens in the middle of a record, and the server may give up its answer.
         """
 
-        signal = self._role_waiter
+        signal = self.role_waiter
         if signal is not None:
             signal.set()
         elif from_another_thread or not self.tls:
