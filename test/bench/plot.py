@@ -132,11 +132,10 @@ def results(document: Dict[str, Any], drawn: List[str]) -> Iterator[str]:
     """The lines of the file with all results."""
     machine = document['machine']
     yield f'{document["implementation"]} {document["python"]}, {document["server"]};'
-    rounds = f'{document["rounds"]} rounds'
+    yield f'{machine["cpu"]}, {machine["cores"]} cores; medians of {document["rounds"]} rounds.'
     if document['more_rounds']:
-        more = document['rounds'] + document['more_rounds']
-        rounds += f', of {more} for what is within {NEAR:.0%} of a bar'
-    yield f'{machine["cpu"]}, {machine["cores"]} cores; medians of {rounds}.'
+        more = f'{document["more_rounds"]} more rounds'
+        yield f'Bars: with {more} for those who are within {NEAR:.0%} of one.'
     for name in drawn:
         yield ''
         yield f'.. image:: benchmark-{name}.svg'
