@@ -486,6 +486,7 @@ class Session:
             self.leave_role(stream.sending)
 
     def _check_sending(self) -> None:
+        # For each request: the calls are spared where they would find nothing.
         if self.fault is not None or self.stream.closed:
             self.raise_fault()
         pending = self.pending
@@ -951,6 +952,7 @@ class Session:
         stream, pending, buf = self.stream, self.pending, self.buf
         self._enter_reading()
         try:
+            # As in `_check_sending`, calls that would find nothing are spared.
             if self.fault is not None or stream.closed:
                 self.raise_fault()
             body = self.body

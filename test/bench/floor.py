@@ -149,7 +149,7 @@ class Writer:
 
     def __init__(self, server: Server) -> None:
         self.raw = raw_client.Client(server)
-        self.sock = self.raw.connection()
+        self.sock = self.raw.sock
         self.role = threading.Lock()
         self.left = 0
         self.closed = False
@@ -158,7 +158,7 @@ class Writer:
         self.poll = poller.poll
 
     def close(self) -> None:
-        self.sock.close()
+        self.raw.close()
 
     def write(self, data: memoryview) -> None:
         require(self.role.acquire(False), 'in use')
@@ -185,9 +185,7 @@ class Writer:
             for start in range(0, len(payload), WRITE_PIECE):
                 self.write(payload[start : start + WRITE_PIECE])
             self.sock.setblocking(True)
-            data = b''
-            while not data.endswith(b'\r\n\r\n' + UPLOAD.body):
-                data += self.sock.recv(4096)
+            self.raw.check_upload(UPLOAD)
 
 
 def measure(ladder: Ladder, server: Server, rounds: int, seconds: float) -> List[float]:

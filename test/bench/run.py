@@ -338,12 +338,12 @@ def near_bars(results: Medians) -> Dict[str, Set[str]]:
 def decisive(results: Medians, more: Medians) -> Iterator[Comparison]:
     """One comparison for each bar: with the best peer, out of *more* if it was run there."""
     chosen: Dict[Bar, Comparison] = {}
-    for source in (more, results):
+    for source in (results, more):
         found: Dict[Bar, Comparison] = {}
         for one in comparisons(source):
             if one.bar not in found or one.ratio > found[one.bar].ratio:
                 found[one.bar] = one
-        chosen = {**found, **chosen}
+        chosen.update(found)
     return (chosen[bar] for bar in BARS if bar in chosen)
 
 
