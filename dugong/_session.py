@@ -48,7 +48,7 @@ from ._request import trailer_section
 from ._response import HTTPResponse
 from ._settings import package
 from ._source import StreamSource, as_bytes, is_stream
-from ._stream import Stream
+from ._stream import MUCH, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -1221,6 +1221,7 @@ class Session:
         """Receive a body of known length into memory of that size."""
 
         size = body.remaining
+        self.stream.expect(size)
         with ResultBuffer(size) as result:
             begin = body.take_into(self.buf, result.view)
             yield from self._co_receive_data(body, result.view, begin)
@@ -1233,7 +1234,7 @@ class Session:
 
         while begin < len(target):
             with target[begin:] as rest:
-                received = yield from self.stream.co_receive(rest)
+                received = yield from self.stream.co_receive(rest, fill=True)
             if not received:
                 body.eof()
             body.taken(received)
@@ -1264,6 +1265,7 @@ class Session:
     def _co_receive_chunk(self, body: ResponseBody, result: BytesIO) -> Coroutine[None]:
         """Receive some of a large chunk behind what is in *result*, not through the buffer."""
 
+        self.stream.expect(body.remaining)
         begin = result.tell()
         size = min(body.remaining, _READ_SIZE)
         # Space is made piece by piece: the chunk need not come, whatever its size line says.
@@ -1390,6 +1392,8 @@ class Session:
                 return 0
             if body.state is DATA and body.remaining >= _DIRECT <= len(target):
                 with target[: body.remaining] as part:
+                    if len(part) >= MUCH:
+                        self.stream.expect(body.remaining)
                     size = yield from self.stream.co_receive(part)
                 if not size:
                     body.eof()

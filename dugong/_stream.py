@@ -6,7 +6,8 @@ the lock of its role while it is at work or suspended.
 
 *Waiting.* Sockets are non-blocking. A call is tried first, and on "would block" a `PollNeeded`
 is yielded and the call tried again; being resumed for nothing is harmless. Where the previous
-call has shown that nothing can be there, the wait comes first, as a failing call costs more.
+call has shown that nothing can be there, the wait comes first, as a failing call costs more. A
+thread that needs much is not woken up for each piece of it, see `_MuchNeeded`.
 
 *TLS.* Receiving may need to send and the reverse, so each call says itself what to wait for.
 Before CPython 3.14 a TLS object must not be used by two threads at once: the calls, which never
@@ -79,11 +80,19 @@ _TLS_RECORD = 1 << 14
 # gets its turn.
 _TLS_RUN = 1 << 18
 
-# So many bytes are worth a word with the kernel.
-_MUCH = 1 << 17
+#: So many bytes are worth a word with the kernel.
+MUCH = 1 << 17
 
-# It is to be ready to receive that many ahead of who wants much.
+# It is to be ready to receive at most that many ahead of who wants much.
 _RECEIVE_AHEAD = 1 << 21
+
+# A thread that has no use for less than so many bytes, from `_GATHER_MIN` to `_GATHER_MAX`, is
+# woken up not before all of them have come, or `_GATHER_SIZE`, or that many seconds have passed.
+# Of a larger body more arrives while a part is taken, so there is less to wait for.
+_GATHER_MIN = 1 << 16
+_GATHER_MAX = 1 << 23
+_GATHER_SIZE = 1 << 18
+_GATHER_SECONDS = 0.001
 
 # Seconds for a context that waits by itself; it cannot go on another time, so not 0.
 _LEAST_TIMEOUT = 0.001
@@ -126,6 +135,50 @@ class Signal:
             self._receiver.close()
 
 
+class _MuchNeeded(PollNeeded):
+    """Something to receive on *sock*, of which who waits needs `size` bytes to go on.
+
+    A server tends to send a large body in many small steps. To wake up for each takes longer
+    than to receive it, and slows the server down, so a thread that waits lets some of them come
+    together. For an event loop this is like any other `PollNeeded`.
+    """
+
+    size = 1
+
+    def __new__(cls, sock: socket.socket) -> _MuchNeeded:
+        return super().__new__(cls, sock.fileno(), POLLIN)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._looks = Looks()
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return PollNeeded, tuple(self)
+
+    def poll(self, timeout: Optional[float] = None) -> bool:
+        if (timeout is None or timeout > 0) and self._looks.due():
+            limit = _GATHER_SECONDS if timeout is None else min(timeout, _GATHER_SECONDS)
+            found = self._gather(limit)
+            self._looks.note(found)
+            if found:
+                return True
+            # There may be less, so this need not be a wait.
+            timeout = None if timeout is None else max(0, float(timeout) - limit)
+        return super().poll(timeout)
+
+    def _gather(self, limit: float) -> bool:
+        try:
+            self._set_low_water(self.size)
+            return super().poll(limit)
+        finally:
+            self._set_low_water(1)
+
+    def _set_low_water(self, size: int) -> None:
+        # Somebody may have closed the socket, which is for who receives to find out.
+        with suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+
 class Stream:
     """A TCP connection to *host* and *port*, with or without TLS, and its way there.
 
@@ -150,8 +203,9 @@ class Stream:
         '_burst',
         '_close_lock',
         '_drained',
-        '_expects_much',
+        '_expected',
         '_has_pending',
+        '_much',
         '_need_receive',
         '_need_send',
         '_probe',
@@ -215,8 +269,8 @@ class Stream:
         self._drained = True
         # What was received last began with a response head, or nothing was received yet.
         self._received_head = True
-        # The kernel was told to be ready for much.
-        self._expects_much = False
+        # What the kernel was told to be ready to receive.
+        self._expected = 0
         # Bytes received, and sent, since the last wait for that.
         self._burst = 0
         self._sent_burst = 0
@@ -226,6 +280,7 @@ class Stream:
         self._need_send: Any = None
         self._readable: Any = None
         self._answered: Any = None
+        self._much: Optional[_MuchNeeded] = None
         self._probe: Any = None
         self._writable: Any = None
         self._both_ready: Any = None
@@ -460,6 +515,10 @@ class Stream:
         # The same, but for the answer to a request that has just been sent.
         self._answered = PollNeeded(descriptor, POLLIN)
         self._answered._busy_waits = Looks()
+        # And for much of a body, if the kernel can be told what to wait for, and it is not hidden
+        # in TLS records how much that is.
+        if sys.platform == 'linux' and type(sock) is socket.socket:
+            self._much = _MuchNeeded(sock)
         # The bare method of a poll object, for a look before each request.
         self._probe = make_poller(descriptor, POLLIN).poll
         self._writable = PollNeeded(descriptor, POLLOUT)
@@ -563,35 +622,45 @@ class Stream:
         self._drained = drained
         return size
 
-    def _expect_much(self) -> None:
-        """Have the kernel be ready to receive `_RECEIVE_AHEAD` bytes.
+    def expect(self, size: int) -> None:
+        """Have the kernel be ready to receive much of *size* bytes, which are to come.
 
         The receive buffer that it begins with, for 64 KiB, may hardly grow where the network is
         fast, and the server has to wait for the client again and again. To set the size of the
         buffer would keep the kernel from making it larger still. Linux also makes room for what
-        it is told to wait for, and that has no such effect.
+        it is told to wait for, and that has no such effect. What has waited there for long is not
+        in the cache of the processor any more, so that it is no more than half of *size*.
         """
 
-        self._expects_much = True
-        if sys.platform == 'linux':
-            with suppress(OSError, ValueError, AttributeError):
-                for size in (_RECEIVE_AHEAD, 1):
-                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        ahead = min(size // 2, _RECEIVE_AHEAD)
+        if size >= MUCH and ahead > self._expected:
+            self._expected = ahead
+            if sys.platform == 'linux':
+                with suppress(OSError, ValueError, AttributeError):
+                    for size in (ahead, 1):
+                        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
-    def co_receive(self, view: memoryview, head: bool = False) -> Coroutine[int]:
+    def co_receive(
+        self, view: memoryview, head: bool = False, fill: bool = False
+    ) -> Coroutine[int]:
         """Receive at least one byte into *view*; returns their number, 0 at the end.
 
         *head* tells that a response head is to come, for which a busy wait may pay. Not for a
         body, nor if the last response had one that did not come with its head: while a thread
-        sleeps, more of it arrives, so that fewer calls are needed.
+        sleeps, more of it arrives, so that fewer calls are needed. *fill* tells that the caller
+        will come again until *view* is full, and has no use for a part of it.
         """
 
-        if len(view) >= _MUCH and not self._expects_much:
-            self._expect_much()
         if self._drained and not self._at_end:
             self._burst = 0
             self.waiting_to_receive = True
-            yield self._answered if head and self._received_head else self._readable
+            if head and self._received_head:
+                yield self._answered
+            elif fill and _GATHER_MIN <= len(view) <= _GATHER_MAX and self._much is not None:
+                self._much.size = min(len(view), _GATHER_SIZE)
+                yield self._much
+            else:
+                yield self._readable
             self.waiting_to_receive = False
         self._received_head = head
         size = self.try_receive(view)

@@ -48,6 +48,7 @@ from dugong import (
     ConnectionTimedOut,
     HTTPConnection,
     PollNeeded,
+    _stream,
 )
 
 Pair = Tuple[socket.socket, socket.socket]
@@ -626,20 +627,28 @@ def receive_buffer(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
 
+def low_water(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='the kernel is another one')
 def test_large_body_has_the_kernel_receive_ahead(connect: Any) -> None:
-    ahead = 1 << 21
+    size, ahead = 1 << 20, 1 << 19
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, ahead)
         if receive_buffer(other) < ahead:
             pytest.skip('the kernel does not do that')
 
     def handle(peer: Peer) -> None:
-        for size in (1000, 200_000):
-            peer.read_request()
-            peer.respond(bytes(size))
+        peer.read_request()
+        peer.respond(bytes(1000))
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % size)
+        assert asked.wait(LIMIT)
+        peer.send(bytes(size))
         peer.read_to_eof()
 
+    asked = threading.Event()
     conn = connect(handle)
     conn.send_request('GET', '/')
     conn.read_response()
@@ -647,10 +656,121 @@ def test_large_body_has_the_kernel_receive_ahead(connect: Any) -> None:
     assert receive_buffer(conn._sock) < ahead
     conn.send_request('GET', '/')
     conn.read_response()
-    conn.readall()
+    body = conn.co_readall()
+    next(body)
     assert receive_buffer(conn._sock) >= ahead
-    # Each byte wakes it up as before.
-    assert conn._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+    # In an event loop each byte wakes it up.
+    assert low_water(conn._sock) == 1
+    asked.set()
+    assert len(dugong.eval_coroutine(body, LIMIT)) == size
+    assert low_water(conn._sock) == 1
+
+
+class Received:
+    """Notes what each call that receives has brought, once `watch` has the connection."""
+
+    def __init__(self) -> None:
+        self.sizes: List[int] = []
+        self.one_more = threading.Semaphore(0)
+
+    def watch(self, conn: HTTPConnection) -> None:
+        received = self
+
+        class Watched(socket.socket):
+            __slots__ = ()
+
+            def recv_into(self, *args: Any) -> int:
+                size = super().recv_into(*args)
+                received.sizes.append(size)
+                received.one_more.release()
+                return size
+
+        conn.connect()
+        conn._sock.__class__ = Watched
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the kernel is another one')
+def test_pieces_of_a_large_body_are_received_together(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % size)
+        assert received.one_more.acquire(timeout=LIMIT)
+        for _ in range(100):
+            peer.send(bytes(size // 100))
+        peer.read_to_eof()
+
+    monkeypatch.setattr(_stream, '_GATHER_SECONDS', LIMIT / 2)
+    size = 200_000
+    received = Received()
+    conn = connect(handle)
+    received.watch(conn)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    assert len(conn.readall()) == size
+    assert received.sizes[1:] == [size]
+
+
+def trickle(peer: Peer, size: int, received: Received) -> None:
+    """Answer with a body of *size* bytes, of which five come one at a time."""
+    peer.read_request()
+    peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % size)
+    for _ in range(5):
+        assert received.one_more.acquire(timeout=LIMIT)
+        peer.send(b'x')
+    assert received.one_more.acquire(timeout=LIMIT)
+    peer.send(bytes(size - 5))
+    peer.read_to_eof()
+
+
+@pytest.mark.parametrize('size', [100_000, 1_000_000, 10_000_000])
+def test_slow_piece_of_a_large_body_is_received(connect: Any, size: int) -> None:
+    received = Received()
+    conn = connect(lambda peer: trickle(peer, size, received))
+    received.watch(conn)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    assert conn.readall() == b'xxxxx' + bytes(size - 5)
+    assert received.sizes[1:6] == [1] * 5
+
+
+def test_slow_pieces_of_a_large_body_do_not_time_out(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if much is waited for as long as anything is."""
+    monkeypatch.setattr(_stream, '_GATHER_SECONDS', LIMIT)
+    size = 1_000_000
+    received = Received()
+    conn = connect(lambda peer: trickle(peer, size, received))
+    received.watch(conn)
+    conn.timeout = 0.5
+    conn.send_request('GET', '/')
+    conn.read_response()
+    assert conn.readall() == b'xxxxx' + bytes(size - 5)
+
+
+@pytest.mark.parametrize('gathered', [0.001, 10.0])
+def test_time_limit_of_a_large_body(
+    connect: Any, monkeypatch: pytest.MonkeyPatch, gathered: float
+) -> None:
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n' + bytes(500_000))
+        peer.hold()
+
+    monkeypatch.setattr(_stream, '_GATHER_SECONDS', gathered)
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    conn.timeout = 0.3
+    begin = time.monotonic()
+    with pytest.raises(ConnectionTimedOut, match='0.3 s to receive'):
+        conn.readall()
+    # Once while more was to come, and once when it had stopped.
+    assert 0.3 <= time.monotonic() - begin < LIMIT / 2
+    with pytest.raises(ConnectionClosed):
+        conn.readall()
 
 
 @pytest.mark.slow
