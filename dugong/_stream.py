@@ -517,8 +517,8 @@ class Stream:
         self._answered._busy_waits = Looks()
         # And for much of a body, if the kernel can be told what to wait for, and it is not hidden
         # in TLS records how much that is.
-        if sys.platform == 'linux' and type(sock) is socket.socket:
-            self._much = _MuchNeeded(sock)
+        plain = sys.platform == 'linux' and type(sock) is socket.socket
+        self._much = _MuchNeeded(sock) if plain else None
         # The bare method of a poll object, for a look before each request.
         self._probe = make_poller(descriptor, POLLIN).poll
         self._writable = PollNeeded(descriptor, POLLOUT)
