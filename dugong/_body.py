@@ -86,8 +86,7 @@ def closes_connection(head: ResponseHead) -> bool:
     """Tell whether the server will close the connection after this response (RFC 9112, 9.3)."""
 
     # Looked for in the text first, as the list is mostly not worth splitting.
-    named = ','.join(head.framing.get('connection', ()))
-    if 'close' in named and 'close' in head.members('connection'):
+    if 'close' in head.framing.get('connection', '') and 'close' in head.members('connection'):
         return True
     return head.minor == 0 and 'keep-alive' not in head.members('connection')
 
@@ -153,8 +152,8 @@ class ResponseBody:
             return
         # Rules 3 and 4
         codings = head.framing.get('transfer-encoding')
-        lengths = head.framing.get('content-length')
-        if codings:
+        length = head.framing.get('content-length')
+        if codings is not None:
             self.length = None
             if head.minor == 0:
                 # Section 6.1: the framing of such a message is faulty.
@@ -163,17 +162,13 @@ class ResponseBody:
             elif head.members('transfer-encoding') == ['chunked']:
                 self._start_chunked()
                 # Section 6.1: close after a message with both, it may be an attack.
-                self.close_after = self.close_after or bool(lengths)
+                self.close_after = self.close_after or length is not None
             else:
-                self._refuse(
-                    InvalidResponse(
-                        f'unsupported Transfer-Encoding: {excerpt(", ".join(codings))}'
-                    )
-                )
+                self._refuse(InvalidResponse(f'unsupported Transfer-Encoding: {excerpt(codings)}'))
         # Rules 5 and 6
-        elif lengths:
+        elif length is not None:
             try:
-                self.length = self.remaining = parse_content_length(lengths)
+                self.length = self.remaining = parse_content_length(length)
             except InvalidResponse as exc:
                 self.length = None
                 self._refuse(exc)

@@ -48,3 +48,5 @@ class ResponseFields(Message):
         begin += len(mark)
         end = self._fields.find('\r\n', begin)
         return self._fields[begin : end if end >= 0 else None].strip(' \t')
+
+    __getitem__ = get

@@ -76,13 +76,13 @@ class ResponseHead:
     *minor* (int) is the minor HTTP version, *status* (int) and *reason* (str) are from the status
     line, too. *fields* (str) are the field lines, each with a CRLF before it. *framing* maps the
     names of those fields that tell where the message ends, and whether it is the last one, to
-    their values, all in lower case.
+    their values, all in lower case; several values are joined by commas (RFC 9110, section 5.3).
     """
 
     __slots__ = ('fields', 'framing', 'minor', 'reason', 'status')
 
     def __init__(
-        self, minor: int, status: int, reason: str, fields: str, framing: Dict[str, List[str]]
+        self, minor: int, status: int, reason: str, fields: str, framing: Dict[str, str]
     ) -> None:
         self.minor = minor
         self.status = status
@@ -93,9 +93,7 @@ class ResponseHead:
     def members(self, name: str) -> List[str]:
         """Return the members of the list-valued field *name* (RFC 9110, section 5.6.1)."""
 
-        if name not in self.framing:
-            return []
-        members = [m.strip(' \t') for value in self.framing[name] for m in value.split(',')]
+        members = [member.strip(' \t') for member in self.framing.get(name, '').split(',')]
         return [member for member in members if member]
 
 
@@ -110,9 +108,10 @@ def parse_head(text: str) -> ResponseHead:
         match = _match_head(status_line + parse_fields(mark + rest))
         assert match is not None
     minor, status, reason, fields = match.groups()
-    framing: Dict[str, List[str]] = {}
+    framing: Dict[str, str] = {}
     for name, value in _find_framing_fields(fields.lower()):
-        framing.setdefault(name, []).append(value.strip(' \t'))
+        value = value.strip(' \t')
+        framing[name] = f'{framing[name]}, {value}' if name in framing else value
     # Only digits get here, three of them at the most.
     return ResponseHead(int(minor), int(status), (reason or '').strip(' \t'), fields, framing)
 
@@ -174,23 +173,22 @@ def parse_chunk_size(line: bytes) -> int:
     return int(match.group(1), 16)
 
 
-def parse_content_length(values: List[str]) -> int:
-    """Return the length that all Content-Length *values* agree on (RFC 9112, section 6.3).
+def parse_content_length(value: str) -> int:
+    """Return the length that the Content-Length *value* gives (RFC 9112, section 6.3).
 
-    Each value may be a list of equal numbers. Raises `InvalidResponse`.
+    It may be a list of equal numbers. Raises `InvalidResponse`.
     """
 
-    if len(values) == 1 and _is_length(values[0]):
-        return int(values[0])
+    if _is_length(value):
+        return int(value)
     lengths = [
-        int(m) if _is_length(m) else None
-        for m in (m.strip(' \t') for value in values for m in value.split(','))
+        int(m) if _is_length(m) else None for m in (m.strip(' \t') for m in value.split(','))
     ]
     length = lengths[0]
     if length is None or None in lengths:
-        raise InvalidResponse(f'invalid Content-Length: {excerpt(", ".join(values))}')
+        raise InvalidResponse(f'invalid Content-Length: {excerpt(value)}')
     if lengths.count(length) != len(lengths):
-        raise InvalidResponse(f'conflicting Content-Length values: {excerpt(", ".join(values))}')
+        raise InvalidResponse(f'conflicting Content-Length values: {excerpt(value)}')
     return length
 
 

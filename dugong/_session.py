@@ -283,17 +283,14 @@ class Session:
     def answer_coming(self) -> bool:
         """Whether `co_read_response` has something to wait for, or an error to report."""
 
-        body = self.body
-        if (
-            self.fault is not None
-            or (body is not None and body.state is not DONE)
-            or self.stream.forgotten
-        ):
-            return True
         pending = self.pending
+        if pending and pending[0].body.state is not WRITING:
+            return True
+        if self.fault is not None or self.reading_body or self.stream.forgotten:
+            return True
         if not pending:
             return self.lost is not None or self.send_fault is not None
-        return pending[0].body.state is not WRITING or self.stream.sending.locked()
+        return self.stream.sending.locked()
 
     def wait_for_sender(self, timeout: Optional[float]) -> bool:
         """Wait until another thread sends a request, or until it is clear that none does.
@@ -1055,7 +1052,9 @@ class Session:
         if status < 200:
             if status == 100 and request.body.state is AWAIT_CONTINUE:
                 request.body.state = WRITING
-                response = self._make_response(request, head, 0)
+                response = HTTPResponse(
+                    request.method, request.path, status, head.reason, head.fields, 0
+                )
                 response._trailers = ''
                 return response
             if status != 101:
@@ -1064,7 +1063,9 @@ class Session:
             if not request.upgrade:
                 raise UnsupportedResponse('server switched protocols (101) without being asked')
         body = self._body_of(request.method, head)
-        response = self._make_response(request, head, body.length)
+        response = HTTPResponse(
+            request.method, request.path, status, head.reason, head.fields, body.length
+        )
         self.pending.popleft()
         self.body = body
         self.response = response
@@ -1088,14 +1089,6 @@ class Session:
     def _body_of(self, method: str, head: ResponseHead) -> ResponseBody:
         return ResponseBody(
             method, head, self.assume_close, package.MAX_LINE_SIZE, package.MAX_HEADER_SIZE
-        )
-
-    @staticmethod
-    def _make_response(
-        request: Request, head: ResponseHead, length: Optional[int]
-    ) -> HTTPResponse:
-        return HTTPResponse(
-            request.method, request.path, head.status, head.reason, head.fields, length
         )
 
     def _end_upload(self, body: RequestBody, head: ResponseHead) -> None:
