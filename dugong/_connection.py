@@ -551,7 +551,7 @@ class HTTPConnection(io.BufferedIOBase):
             # A subclass has its own.
             eval_coroutine(self.co_write(buf), self.timeout)
             return
-        rest = self._session.write(buf)
+        rest = self._session.write(buf, True)
         if rest is not None:
             eval_coroutine(rest, self.timeout)
 

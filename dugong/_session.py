@@ -788,11 +788,12 @@ class Session:
             pass
         return len(buf) >= size
 
-    def write(self, data: Any) -> Optional[Coroutine[None]]:
+    def write(self, data: Any, blocking: bool = False) -> Optional[Coroutine[None]]:
         """Send body data: a bytes-like object, or what a binary stream has.
 
         Returns `None` if the system has taken all of it at once, as it mostly does, else the
         coroutine that goes on. That one has the role, and gives it back even if it is dropped.
+        *blocking* tells that there is no event loop in which others wait for their turn.
         """
 
         rest: Optional[Coroutine[None]] = None
@@ -816,7 +817,7 @@ class Session:
                     if body.chunked:
                         left = _chunk(view)
                     else:
-                        sent = self.stream.try_send(view) or 0
+                        sent = self.stream.try_send(view, blocking) or 0
                         body.written(sent)
                         if sent == size:
                             return None

@@ -706,15 +706,16 @@ class Stream:
 
     # Sending
 
-    def try_send(self, data: Data) -> Optional[int]:
+    def try_send(self, data: Data, blocking: bool = False) -> Optional[int]:
         """Send as much of *data* as is possible without waiting.
 
         Returns the number of bytes, or `None` if there is no room, or others should have a turn
-        after so much without a wait; then wait for `_need_send`.
+        after so much without a wait; then wait for `_need_send`. *blocking* tells that there is
+        no event loop, so that it is worth a wait only if something has come meanwhile.
         """
 
         # The first part is there to spare `write` a call.
-        if (self._sent_burst >= BURST or self.closed) and self._must_wait_to_send():
+        if (self._sent_burst >= BURST or self.closed) and self._must_wait_to_send(blocking):
             return None
         lock = self._tls_lock
         if lock is not None and len(data) > BURST:
@@ -897,13 +898,27 @@ class Stream:
             # To try again at once would cost a call that fails.
             self._sent_burst = BURST
 
-    def _must_wait_to_send(self) -> bool:
+    def _must_wait_to_send(self, blocking: bool = False) -> bool:
         if self.closed:
             raise self._closed_error()
         if self._sent_burst < BURST:
             return False
+        if blocking and not self._something_has_come():
+            self._sent_burst = 0
+            return False
         self._need_send = self._writable
         return True
+
+    def _something_has_come(self) -> bool:
+        """Whether there is something to receive, or the end; for a sender beside a reader."""
+
+        lock = self._tls_lock
+        if lock is not None:
+            with lock:
+                found = self.holds_something
+        else:
+            found = self.holds_something
+        return found or bool(self._probe(0))
 
     def stop_sending(self, from_another_thread: bool) -> None:
         """Wake up a sender that waits in another thread or coroutine, as there is no use in it.

@@ -933,6 +933,12 @@ def test_interrupted_request_is_never_answered_by_the_answer_to_another(
     assert strikes.number > 40
 
 
+def wait_before_each_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each `write` but the first one look for an answer before it sends."""
+    monkeypatch.setattr('dugong._stream.BURST', 1)
+    monkeypatch.setattr('dugong._stream.Stream._something_has_come', lambda _: True)
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='traces the line of "finally" as well')
 @pytest.mark.parametrize('waits', [False, True])
 def test_interrupted_write_never_lets_another_body_pass_for_complete(
@@ -946,8 +952,7 @@ def test_interrupted_write_never_lets_another_body_pass_for_complete(
                 peer.respond(peer.read_request().body)
 
     if waits:
-        # Others get their turn before each piece.
-        monkeypatch.setattr('dugong._stream.BURST', 1)
+        wait_before_each_piece(monkeypatch)
     server = serve(echo)
     pieces = [b'first', b'second', b'third']
     strikes = Strikes()
@@ -981,7 +986,7 @@ def test_interrupt_of_a_write_that_is_about_to_wait_leaves_the_role(
             next(crt)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('dugong._stream.BURST', 1)
+    wait_before_each_piece(monkeypatch)
     conn = connect(serve(answer_with_paths))
     conn.send_request('PUT', '/', body=BodyFollowing(2))
     conn.write(b'x')

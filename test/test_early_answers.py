@@ -11,6 +11,7 @@ import time
 from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
+from contract_support import wait_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import LIMIT, Peer
@@ -26,7 +27,14 @@ from upload_support import (
 )
 
 import dugong
-from dugong import AioFuture, BodyFollowing, ConnectionClosed, HTTPConnection, StateError
+from dugong import (
+    AioFuture,
+    BodyFollowing,
+    ConnectionClosed,
+    HTTPConnection,
+    PollNeeded,
+    StateError,
+)
 
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'
 REFUSAL = b'HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno'
@@ -263,6 +271,34 @@ def test_refusal_in_a_later_write(link: Link) -> None:
         with pytest.raises(ConnectionClosed):
             use()
     assert answer(link.conn) == (413, b'no')
+
+
+def test_refusal_of_an_upload_that_never_has_to_wait(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('dugong._stream.BURST', 3 << 14)
+    link.conn.send_request('PUT', '/', body=BodyFollowing(100))
+    for _ in range(10):
+        link.conn.write(b'x')
+    link.feed(REFUSAL)
+    wait_for(link.conn)
+    with pytest.raises(ConnectionClosed):
+        for _ in range(4):
+            link.conn.write(b'x')
+    assert link.conn.read_response().status == 413
+
+
+def test_upload_does_not_wait_as_long_as_nothing_has_come(
+    plain: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poll(*_: object) -> bool:
+        raise AssertionError('it waits')
+
+    plain.conn.send_request('PUT', '/', body=BodyFollowing(10))
+    monkeypatch.setattr('dugong._stream.BURST', 1)
+    monkeypatch.setattr(PollNeeded, 'poll', poll)
+    for _ in range(10):
+        plain.conn.write(b'x')
 
 
 def test_refusal_that_comes_after_reading_went_on(link: Link) -> None:
