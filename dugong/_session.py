@@ -1248,6 +1248,8 @@ class Session:
                 result.writelines(pieces)
             if body.state is DONE:
                 return result.getvalue()
+            # Nobody knows how much, but as much again may well come.
+            self.stream.expect(2 * result.tell())
             if body.state is DATA and body.remaining >= buf.size:
                 yield from self._co_receive_chunk(body, result)
                 continue
@@ -1259,7 +1261,6 @@ class Session:
     def _co_receive_chunk(self, body: ResponseBody, result: BytesIO) -> Coroutine[None]:
         """Receive some of a large chunk behind what is in *result*, not through the buffer."""
 
-        self.stream.expect(body.remaining)
         begin = result.tell()
         size = min(body.remaining, _READ_SIZE)
         # Space is made piece by piece: the chunk need not come, whatever its size line says.

@@ -84,7 +84,7 @@ _TLS_RUN = 1 << 18
 MUCH = 1 << 17
 
 # It is to be ready to receive at most that many ahead of who wants much.
-_RECEIVE_AHEAD = 1 << 21
+_RECEIVE_AHEAD = 1 << 23
 
 # A thread that has no use for less than so many bytes, from `_GATHER_MIN` to `_GATHER_MAX`, is
 # woken up not before all of them have come, or `_GATHER_SIZE`, or that many seconds have passed.
@@ -633,7 +633,8 @@ class Stream:
         """
 
         ahead = min(size // 2, _RECEIVE_AHEAD)
-        if size >= MUCH and ahead > self._expected:
+        # Nothing is gained by many small steps.
+        if size >= MUCH and ahead >= 2 * self._expected:
             self._expected = ahead
             if sys.platform == 'linux':
                 with suppress(OSError, ValueError, AttributeError):
