@@ -39,7 +39,7 @@ from time import monotonic, sleep
 
 from ._exceptions import ConnectionClosed, ConnectionTimedOut
 from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, eval_coroutine, make_poller
-from ._resolve import is_numeric, resolve
+from ._resolve import is_numeric, numeric_address, resolve
 from ._settings import package
 
 TYPE_CHECKING = False
@@ -330,6 +330,9 @@ class Stream:
 
     def _co_resolve(self) -> Coroutine[List[AddressInfo]]:
         host, port, test_hosts = self.host, self.port, package.DNS_TEST_HOSTNAMES
+        known = numeric_address(host, port)
+        if known is not None:
+            return [known]
         if is_numeric(host):
             return resolve(host, port, test_hosts)
         result: List[List[AddressInfo]] = []
@@ -515,14 +518,11 @@ class Stream:
         # The same, but for the answer to a request that has just been sent.
         self._answered = PollNeeded(descriptor, POLLIN)
         self._answered._busy_waits = Looks()
-        # And for much of a body, if the kernel can be told what to wait for, and it is not hidden
-        # in TLS records how much that is.
-        plain = sys.platform == 'linux' and type(sock) is socket.socket
-        self._much = _MuchNeeded(sock) if plain else None
+        # Those for much of a body and for either direction are made when they are needed.
+        self._much = self._both_ready = None
         # The bare method of a poll object, for a look before each request.
         self._probe = make_poller(descriptor, POLLIN).poll
         self._writable = PollNeeded(descriptor, POLLOUT)
-        self._both_ready = PollNeeded(descriptor, POLLIN | POLLOUT)
 
     def _open_trace(self) -> None:
         pattern = os.environ.get('DUGONG_TRACEFILE')
@@ -641,6 +641,12 @@ class Stream:
                     for size in (ahead, 1):
                         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
+    @property
+    def _can_gather(self) -> bool:
+        """Whether the kernel can be told for how much to wait, and TLS does not hide how much."""
+
+        return sys.platform == 'linux' and not self.tls and isinstance(self.sock, socket.socket)
+
     def co_receive(
         self, view: memoryview, head: bool = False, fill: bool = False
     ) -> Coroutine[int]:
@@ -657,9 +663,12 @@ class Stream:
             self.waiting_to_receive = True
             if head and self._received_head:
                 yield self._answered
-            elif fill and _GATHER_MIN <= len(view) <= _GATHER_MAX and self._much is not None:
-                self._much.size = min(len(view), _GATHER_SIZE)
-                yield self._much
+            elif fill and _GATHER_MIN <= len(view) <= _GATHER_MAX and self._can_gather:
+                much = self._much
+                if much is None:
+                    much = self._much = _MuchNeeded(self.sock)
+                much.size = min(len(view), _GATHER_SIZE)
+                yield much
             else:
                 yield self._readable
             self.waiting_to_receive = False
@@ -890,6 +899,8 @@ class Stream:
     def co_wait_send_or_receive(self) -> Coroutine[None]:
         """Wait until there is something to receive, or the last `try_send…` can go on."""
 
+        if self._both_ready is None:
+            self._both_ready = PollNeeded(self._readable.fd, POLLIN | POLLOUT)
         yield from self._co_sender_waits(self._both_ready)
 
     def _count_sent(self, size: int, wanted: int) -> None:

@@ -1,7 +1,9 @@
 """Section 7 of the contract: telling "no such host" from "the name service is down"."""
 
+import functools
 import socket
 from typing import Any, Callable, Dict, List, Tuple, Union
+from unittest import mock
 
 import pytest
 from contract_support import Answers, DuckContext, get, reply
@@ -9,6 +11,7 @@ from servers import LIMIT
 
 import dugong
 from dugong import DNSUnavailable, HostnameNotResolvable, HTTPConnection
+from dugong._resolve import numeric_address
 
 WANTED = 'wanted.example'
 TESTS = [('one.test', 80), ('two.test', 81), ('three.test', 53)]
@@ -46,6 +49,32 @@ class Resolver:
         if isinstance(result, int):
             raise socket.gaierror(result, 'scripted')
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, '', result)]
+
+
+@pytest.mark.parametrize(
+    'host', ['127.0.0.1', '0.0.0.0', '255.255.255.255', '::1', '::', '2001:db8::8:800:200c:417a']
+)
+def test_known_address_is_that_of_getaddrinfo(host: str) -> None:
+    (found,) = socket.getaddrinfo(host, 4711, type=socket.SOCK_STREAM)
+    assert numeric_address(host, 4711) == found
+
+
+@pytest.mark.parametrize(
+    'host', ['localhost', '127.1', '2130706433', '0x7f.1', '127.0.0.01', 'fe80::1%lo', '1:2', '']
+)
+def test_what_is_not_plainly_an_address_is_not_known(host: str) -> None:
+    assert numeric_address(host, 4711) is None
+
+
+def test_replaced_getaddrinfo_is_asked_for_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    @functools.wraps(socket.getaddrinfo)
+    def getaddrinfo(*args: Any, **options: Any) -> Any:
+        raise AssertionError('not called here')
+
+    monkeypatch.setattr(socket, 'getaddrinfo', getaddrinfo)
+    assert numeric_address('127.0.0.1', 4711) is None
+    monkeypatch.setattr(socket, 'getaddrinfo', mock.Mock())
+    assert numeric_address('127.0.0.1', 4711) is None
 
 
 @pytest.fixture
