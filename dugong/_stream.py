@@ -35,7 +35,7 @@ import threading
 import weakref
 from _thread import allocate_lock
 from contextlib import suppress
-from time import monotonic, sleep
+from time import monotonic, perf_counter, sleep
 
 from ._exceptions import ConnectionClosed, ConnectionTimedOut
 from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, eval_coroutine, make_poller
@@ -93,6 +93,11 @@ _GATHER_MIN = 1 << 16
 _GATHER_MAX = 1 << 23
 _GATHER_SIZE = 1 << 18
 _GATHER_SECONDS = 0.001
+
+# What comes more slowly, in bytes per second, can as well be taken while the rest arrives. To fall
+# asleep and wake up takes so many seconds besides.
+_FAST = 2e9
+_NAP = 20e-6
 
 # Seconds for a context that waits by itself; it cannot go on another time, so not 0.
 _LEAST_TIMEOUT = 0.001
@@ -158,8 +163,9 @@ class _MuchNeeded(PollNeeded):
     def poll(self, timeout: Optional[float] = None) -> bool:
         if (timeout is None or timeout > 0) and self._looks.due():
             limit = _GATHER_SECONDS if timeout is None else min(timeout, _GATHER_SECONDS)
+            begin = perf_counter()
             found = self._gather(limit)
-            self._looks.note(found)
+            self._looks.note(found and perf_counter() - begin <= _NAP + self.size / _FAST)
             if found:
                 return True
             # There may be less, so this need not be a wait.

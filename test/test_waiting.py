@@ -724,6 +724,38 @@ def trickle(peer: Peer, size: int, received: Received) -> None:
     peer.read_to_eof()
 
 
+@pytest.mark.skipif(sys.platform != 'linux', reason='the kernel is another one')
+def test_pieces_are_not_waited_for_where_that_has_taken_long(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow line, one piece is taken while the next one arrives."""
+
+    def handle(peer: Peer) -> None:
+        for first in size, 1:
+            peer.read_request()
+            peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % size)
+            assert received.one_more.acquire(timeout=LIMIT)
+            peer.send(bytes(first))
+            assert received.one_more.acquire(timeout=LIMIT)
+            peer.send(bytes(size - first))
+        peer.read_to_eof()
+
+    monkeypatch.setattr(_stream, '_GATHER_SECONDS', 2 * LIMIT)
+    monkeypatch.setattr(_stream, '_NAP', 0)
+    monkeypatch.setattr(_stream, '_FAST', 1e30)
+    size = 200_000
+    received = Received()
+    conn = connect(handle)
+    received.watch(conn)
+    conn.timeout = None
+    for _ in range(2):
+        conn.send_request('GET', '/')
+        conn.read_response()
+        assert len(conn.readall()) == size
+    # After one such wait comes one without.
+    assert received.sizes[1] == size and received.sizes[3:] == [1, size - 1]
+
+
 @pytest.mark.parametrize('size', [100_000, 1_000_000, 10_000_000])
 def test_slow_piece_of_a_large_body_is_received(connect: Any, size: int) -> None:
     received = Received()
