@@ -89,7 +89,7 @@ class Loops:
         buffer = self.buffer
         end = buffer.find(b'\r\n\r\n', start)
         head = parse_head(buffer[start:end].decode('latin1'))
-        (length,) = map(int, head.framing['content-length'])
+        length = int(head.framing['content-length'])
         response = HTTPResponse('GET', TASK.path, head.status, head.reason, head.fields, length)
         body = bytes(self.view[end + 4 : end + 4 + length])
         require(
