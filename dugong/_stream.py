@@ -143,6 +143,8 @@ class Signal:
 class _MuchNeeded(PollNeeded):
     """Something to receive on *sock*, of which who waits needs `size` bytes to go on.
 
+    *descriptor* is that of *sock*, or was, if somebody has closed it in the meantime.
+
     A server tends to send a large body in many small steps. To wake up for each takes longer
     than to receive it, and slows the server down, so a thread that waits lets some of them come
     together. For an event loop this is like any other `PollNeeded`.
@@ -150,10 +152,10 @@ class _MuchNeeded(PollNeeded):
 
     size = 1
 
-    def __new__(cls, sock: socket.socket) -> _MuchNeeded:
-        return super().__new__(cls, sock.fileno(), POLLIN)
+    def __new__(cls, sock: socket.socket, descriptor: int) -> _MuchNeeded:
+        return super().__new__(cls, descriptor, POLLIN)
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, descriptor: int) -> None:
         self._sock = sock
         self._looks = Looks()
 
@@ -672,7 +674,7 @@ class Stream:
             elif fill and _GATHER_MIN <= len(view) <= _GATHER_MAX and self._can_gather:
                 much = self._much
                 if much is None:
-                    much = self._much = _MuchNeeded(self.sock)
+                    much = self._much = _MuchNeeded(self.sock, self._readable.fd)
                 much.size = min(len(view), _GATHER_SIZE)
                 yield much
             else:
