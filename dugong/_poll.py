@@ -130,7 +130,7 @@ def _busy_wait(poller: Any, timeout: Optional[float]) -> bool:
 
     if poller.poll(0):
         return True
-    limit: float = min(package.MAX_BUSY_WAIT, _MAX_SECONDS if timeout is None else timeout)
+    limit = min(package.MAX_BUSY_WAIT, _MAX_SECONDS if timeout is None else float(timeout))
     end = perf_counter() + limit
     # A test may have stopped the clock, hence a number of looks that takes longer than that.
     for _ in range(int(limit * 10_000_000)):

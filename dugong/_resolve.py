@@ -45,7 +45,8 @@ def numeric_address(host: str, port: int) -> Optional[AddressInfo]:
     """
 
     genuine = getattr(socket.getaddrinfo, '__globals__', None) is vars(socket)
-    if not genuine or '%' in host or not is_numeric(host):
+    plain = '%' not in host and type(port) is int and 0 <= port <= 65535
+    if not genuine or not plain or not is_numeric(host):
         return None
     kind = socket.SOCK_STREAM, socket.IPPROTO_TCP, ''
     if ':' in host:

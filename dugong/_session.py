@@ -817,7 +817,9 @@ class Session:
                     if body.chunked:
                         left = _chunk(view)
                     else:
-                        sent = self.stream.try_send(view, blocking) or 0
+                        # A refusal may be in the buffer, where the socket does not tell of it.
+                        at_once = blocking and self.buf.b == self.buf.e
+                        sent = self.stream.try_send(view, at_once) or 0
                         body.written(sent)
                         if sent == size:
                             return None

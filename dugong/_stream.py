@@ -152,18 +152,27 @@ class _MuchNeeded(PollNeeded):
 
     size = 1
 
-    def __new__(cls, sock: socket.socket, descriptor: int) -> _MuchNeeded:
-        return super().__new__(cls, descriptor, POLLIN)
+    #: Whether less than `size` does not end any wait at the moment. Who is resumed in that state,
+    #: as a signal handler raised, has to call `lower`.
+    raised = False
 
-    def __init__(self, sock: socket.socket, descriptor: int) -> None:
-        self._sock = sock
-        self._looks = Looks()
+    _sock: socket.socket
+    # There is none in what `_replace` makes of it.
+    _looks: Optional[Looks] = None
+
+    def __new__(cls, sock: socket.socket, descriptor: int) -> _MuchNeeded:
+        need = super().__new__(cls, descriptor, POLLIN)
+        need._sock = sock
+        need._looks = Looks()
+        return need
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return PollNeeded, tuple(self)
 
     def poll(self, timeout: Optional[float] = None) -> bool:
-        if (timeout is None or timeout > 0) and self._looks.due():
+        if timeout is not None:
+            timeout = float(timeout)
+        if self._looks is not None and (timeout is None or timeout > 0) and self._looks.due():
             limit = _GATHER_SECONDS if timeout is None else min(timeout, _GATHER_SECONDS)
             begin = perf_counter()
             found = self._gather(limit)
@@ -171,15 +180,22 @@ class _MuchNeeded(PollNeeded):
             if found:
                 return True
             # There may be less, so this need not be a wait.
-            timeout = None if timeout is None else max(0, float(timeout) - limit)
+            timeout = None if timeout is None else max(0, timeout - limit)
         return super().poll(timeout)
 
     def _gather(self, limit: float) -> bool:
+        self.raised = True
         try:
             self._set_low_water(self.size)
             return super().poll(limit)
         finally:
-            self._set_low_water(1)
+            self.lower()
+
+    def lower(self) -> None:
+        """Let anything that comes end a wait."""
+
+        self._set_low_water(1)
+        self.raised = False
 
     def _set_low_water(self, size: int) -> None:
         # Somebody may have closed the socket, which is for who receives to find out.
@@ -677,6 +693,8 @@ class Stream:
                     much = self._much = _MuchNeeded(self.sock, self._readable.fd)
                 much.size = min(len(view), _GATHER_SIZE)
                 yield much
+                if much.raised:
+                    much.lower()
             else:
                 yield self._readable
             self.waiting_to_receive = False

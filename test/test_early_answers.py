@@ -288,6 +288,22 @@ def test_refusal_of_an_upload_that_never_has_to_wait(
     assert link.conn.read_response().status == 413
 
 
+def test_refusal_that_came_together_with_the_answer_before(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the buffer, so that the socket does not tell of it."""
+    monkeypatch.setattr('dugong._stream.BURST', 1)
+    link.conn.send_request('GET', '/')
+    link.conn.send_request('PUT', '/', body=BodyFollowing(100))
+    link.feed(OK + REFUSAL)
+    assert link.conn.read_response().status == 200
+    assert link.conn.readall() == b'ok'
+    with pytest.raises(ConnectionClosed):
+        for _ in range(2):
+            link.conn.write(b'x')
+    assert link.conn.read_response().status == 413
+
+
 def test_upload_does_not_wait_as_long_as_nothing_has_come(
     plain: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:

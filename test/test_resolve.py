@@ -66,6 +66,11 @@ def test_what_is_not_plainly_an_address_is_not_known(host: str) -> None:
     assert numeric_address(host, 4711) is None
 
 
+@pytest.mark.parametrize('port', ['80', 'http', -1, 65536, None])
+def test_what_is_not_plainly_a_port_is_left_to_getaddrinfo(port: Any) -> None:
+    assert numeric_address('127.0.0.1', port) is None
+
+
 def test_replaced_getaddrinfo_is_asked_for_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     @functools.wraps(socket.getaddrinfo)
     def getaddrinfo(*args: Any, **options: Any) -> Any:

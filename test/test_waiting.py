@@ -14,6 +14,7 @@ import sys
 import termios
 import threading
 import time
+from decimal import Decimal
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import pytest
@@ -780,6 +781,49 @@ def test_slow_pieces_of_a_large_body_do_not_time_out(
     conn.send_request('GET', '/')
     conn.read_response()
     assert conn.readall() == b'xxxxx' + bytes(size - 5)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the kernel is another one')
+def test_driver_may_go_on_after_a_wait_for_much_was_broken_off(connect: Any) -> None:
+    """Anything that comes then must end the next wait, as ever."""
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n')
+        assert received.one_more.acquire(timeout=LIMIT)
+        peer.send(bytes(50_000))
+        assert received.one_more.acquire(timeout=LIMIT)
+        peer.send(bytes(50_000))
+        peer.read_to_eof()
+
+    received = Received()
+    conn = connect(handle)
+    received.watch(conn)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    body = conn.co_readall()
+    need = next(body)
+    # As if a signal handler had raised just before it is put right.
+    need.raised = True
+    conn._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 100_000)
+    assert next(body) is not need
+    assert low_water(conn._sock) == 1
+    assert dugong.eval_coroutine(body, LIMIT) == bytes(100_000)
+
+
+@pytest.mark.parametrize('limit', [Decimal('0.0005'), Decimal('0.3'), 0.0005, 0])
+def test_kinds_of_time_limits_of_a_large_body(connect: Any, limit: Any) -> None:
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n')
+        peer.hold()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    conn.timeout = limit
+    with pytest.raises(ConnectionTimedOut):
+        conn.readall()
 
 
 @pytest.mark.parametrize('gathered', [0.001, 10.0])
