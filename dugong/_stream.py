@@ -669,7 +669,8 @@ class Stream:
     def _can_gather(self) -> bool:
         """Whether the kernel can be told for how much to wait, and TLS does not hide how much."""
 
-        return sys.platform == 'linux' and not self.tls and isinstance(self.sock, socket.socket)
+        hidden = self.tls or self._has_pending
+        return sys.platform == 'linux' and not hidden and isinstance(self.sock, socket.socket)
 
     def co_receive(
         self, view: memoryview, head: bool = False, fill: bool = False
