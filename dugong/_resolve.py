@@ -87,6 +87,9 @@ def _is_ambiguous(exc: socket.gaierror) -> bool:
 
 
 def _look_up(host: str, port: int) -> List[AddressInfo]:
+    known = numeric_address(host, port)
+    if known is not None:
+        return [known]
     addresses = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
     if not addresses:
         raise socket.gaierror(socket.EAI_NONAME, 'getaddrinfo returned an empty list')

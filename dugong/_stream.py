@@ -39,7 +39,7 @@ from time import monotonic, perf_counter, sleep
 
 from ._exceptions import ConnectionClosed, ConnectionTimedOut
 from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, eval_coroutine, make_poller
-from ._resolve import is_numeric, numeric_address, resolve
+from ._resolve import is_numeric, resolve
 from ._settings import package
 
 TYPE_CHECKING = False
@@ -186,7 +186,7 @@ class _MuchNeeded(PollNeeded):
     def _gather(self, limit: float) -> bool:
         self.raised = True
         try:
-            self._set_low_water(self.size)
+            _set_low_water(self._sock, self.size)
             return super().poll(limit)
         finally:
             self.lower()
@@ -194,13 +194,8 @@ class _MuchNeeded(PollNeeded):
     def lower(self) -> None:
         """Let anything that comes end a wait."""
 
-        self._set_low_water(1)
+        _set_low_water(self._sock, 1)
         self.raised = False
-
-    def _set_low_water(self, size: int) -> None:
-        # Somebody may have closed the socket, which is for who receives to find out.
-        with suppress(OSError):
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
 
 class Stream:
@@ -354,9 +349,6 @@ class Stream:
 
     def _co_resolve(self) -> Coroutine[List[AddressInfo]]:
         host, port, test_hosts = self.host, self.port, package.DNS_TEST_HOSTNAMES
-        known = numeric_address(host, port)
-        if known is not None:
-            return [known]
         if is_numeric(host):
             return resolve(host, port, test_hosts)
         result: List[List[AddressInfo]] = []
@@ -661,9 +653,8 @@ class Stream:
         if size >= MUCH and ahead >= 2 * self._expected:
             self._expected = ahead
             if sys.platform == 'linux':
-                with suppress(OSError, ValueError, AttributeError):
-                    for size in (ahead, 1):
-                        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+                _set_low_water(self.sock, ahead)
+                _set_low_water(self.sock, 1)
 
     @property
     def _can_gather(self) -> bool:
@@ -1093,6 +1084,14 @@ def _connect_result(sock: socket.socket) -> Optional[int]:
         # Resumed for nothing, or it failed and somebody else was told why.
         return None if exc.errno == errno.ENOTCONN else exc.errno
     return 0
+
+
+def _set_low_water(sock: Any, size: int) -> None:
+    """Have the kernel report *sock* as readable when *size* bytes have come, or the end."""
+
+    # It may be closed, which is for who receives to find out, or no real socket.
+    with suppress(OSError, ValueError, AttributeError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
 
 def _shut_down(sock: Any, how: int) -> None:

@@ -273,6 +273,14 @@ def test_refusal_in_a_later_write(link: Link) -> None:
     assert answer(link.conn) == (413, b'no')
 
 
+def refuses_to_write_on(link: Link, times: int) -> None:
+    """Check that the refusal is noticed when so many more pieces are written."""
+    with pytest.raises(ConnectionClosed):
+        for _ in range(times):
+            link.conn.write(b'x')
+    assert link.conn.read_response().status == 413
+
+
 def test_refusal_of_an_upload_that_never_has_to_wait(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,10 +290,7 @@ def test_refusal_of_an_upload_that_never_has_to_wait(
         link.conn.write(b'x')
     link.feed(REFUSAL)
     wait_for(link.conn)
-    with pytest.raises(ConnectionClosed):
-        for _ in range(4):
-            link.conn.write(b'x')
-    assert link.conn.read_response().status == 413
+    refuses_to_write_on(link, 4)
 
 
 def test_refusal_that_came_together_with_the_answer_before(
@@ -298,10 +303,7 @@ def test_refusal_that_came_together_with_the_answer_before(
     link.feed(OK + REFUSAL)
     assert link.conn.read_response().status == 200
     assert link.conn.readall() == b'ok'
-    with pytest.raises(ConnectionClosed):
-        for _ in range(2):
-            link.conn.write(b'x')
-    assert link.conn.read_response().status == 413
+    refuses_to_write_on(link, 2)
 
 
 def test_upload_does_not_wait_as_long_as_nothing_has_come(
