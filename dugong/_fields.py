@@ -8,11 +8,12 @@ from ._parser import split_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, List, Tuple
+    from typing import Any, List, Optional, Tuple
 
 
 class ResponseFields(Message):
-    """A message object for checked field lines, each with a CRLF before it.
+    """A message object for checked field lines, each with a CRLF before it; *lowered* are the same
+    in lower case.
 
     Most callers look up a field or two: these are searched in the text. Anything else a message
     object can do begins with making it one, with all lines split into the list in which `Message`
@@ -21,10 +22,10 @@ class ResponseFields(Message):
 
     _headers: List[Tuple[str, str]]
 
-    def __init__(self, fields: str) -> None:
+    def __init__(self, fields: str, lowered: Optional[str] = None) -> None:
         # What `Message` would set here is missing until it is asked for, see `__getattr__`.
         self._fields = fields
-        self._lowered = fields.lower()
+        self._lowered = fields.lower() if lowered is None else lowered
 
     def __getattr__(self, name: str) -> Any:
         state = dict(self.__dict__)

@@ -14,6 +14,7 @@ A line ends with CRLF. A bare LF or CR is refused everywhere.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ._exceptions import InvalidResponse, UnsupportedResponse
 
@@ -29,23 +30,21 @@ TOKEN_CHARACTERS = r"!#$%&'*+\-.0-9A-Z^_`a-z|~"
 # All of latin1 but NUL, CR and LF. A class that excludes those three takes half as long again.
 _VALUE_CHARACTERS = r'\x01-\x09\x0b\x0c\x0e-\xff'
 
-# Field lines, each with the CRLF before it (RFC 9112, section 5): a token directly followed by
-# a colon. The character classes exclude the line end, so matching is linear.
+# A field line (RFC 9112, section 5): a token directly followed by a colon.
 _FIELD_LINE = rf'[{TOKEN_CHARACTERS}]+:[{_VALUE_CHARACTERS}]*'
-_FIELD_LINES = rf'(?:\r\n{_FIELD_LINE})*'
-_match_fields = re.compile(_FIELD_LINES).fullmatch
 _match_one_field = re.compile(_FIELD_LINE).fullmatch
 
-# RFC 9112, section 4: status line; then the field lines. Any minor version counts (RFC 9110,
-# section 2.5).
+# RFC 9112, section 4. Any minor version counts (RFC 9110, section 2.5).
 _STATUS_LINE = rf'HTTP/1\.([0-9]) ([1-9][0-9]{{2}})(?: ([{_VALUE_CHARACTERS}]*))?'
-_match_head = re.compile(rf'{_STATUS_LINE}({_FIELD_LINES})').fullmatch
 _match_status_line = re.compile(_STATUS_LINE).fullmatch
 _VERSION = b'HTTP/1.'
 
-# What decides about the end of a response, out of checked field lines in lower case.
-_find_framing_fields = re.compile(
-    r'\r\n(connection|content-length|transfer-encoding):([^\r]*)'
+# At each CR of a block in lower case: a field that decides about the end of a response; or
+# nothing, where no name and colon follow. To look only there takes less time than a pattern
+# for all of the block.
+_find_notable_lines = re.compile(
+    r'\r(?:\n(connection|content-length|transfer-encoding):([^\r]*)'
+    rf'|(?!\n[{TOKEN_CHARACTERS}]+:))'
 ).findall
 
 # RFC 9112, section 7.1: chunk-size [ chunk-ext ]. An extension is a token with an optional
@@ -74,20 +73,28 @@ class ResponseHead:
     """A parsed response head.
 
     *minor* (int) is the minor HTTP version, *status* (int) and *reason* (str) are from the status
-    line, too. *fields* (str) are the field lines, each with a CRLF before it. *framing* maps the
-    names of those fields that tell where the message ends, and whether it is the last one, to
-    their values, all in lower case; several values are joined by commas (RFC 9110, section 5.3).
+    line, too. *fields* (str) are the field lines, each with a CRLF before it, and *lowered* (str)
+    the same in lower case. *framing* maps the names of those fields that tell where the message
+    ends, and whether it is the last one, to their values, all in lower case; several values are
+    joined by commas (RFC 9110, section 5.3).
     """
 
-    __slots__ = ('fields', 'framing', 'minor', 'reason', 'status')
+    __slots__ = ('fields', 'framing', 'lowered', 'minor', 'reason', 'status')
 
     def __init__(
-        self, minor: int, status: int, reason: str, fields: str, framing: Dict[str, str]
+        self,
+        minor: int,
+        status: int,
+        reason: str,
+        fields: str,
+        lowered: str,
+        framing: Dict[str, str],
     ) -> None:
         self.minor = minor
         self.status = status
         self.reason = reason
         self.fields = fields
+        self.lowered = lowered
         self.framing = framing
 
     def members(self, name: str) -> List[str]:
@@ -100,20 +107,53 @@ class ResponseHead:
 def parse_head(text: str) -> ResponseHead:
     """Parse *text*, a response head without the CRLF of its last line and the empty line."""
 
-    match = _match_head(text)
-    if match is None:
-        # Either it is folded, or it is wrong and the first wrong line is to be shown.
-        status_line, mark, rest = text.partition('\r\n')
-        check_status_line(status_line.encode('latin1'))
-        match = _match_head(status_line + parse_fields(mark + rest))
-        assert match is not None
-    minor, status, reason, fields = match.groups()
+    end = text.find('\r\n')
+    if end < 0:
+        end = len(text)
+    minor, status, reason = parse_status_line(text[:end])
+    fields = text[end:]
+    lowered = fields.lower()
+    found = _framing_fields(lowered)
+    if found is None:
+        # Either a line is folded, or it is wrong and to be shown.
+        fields = parse_fields(fields)
+        lowered = fields.lower()
+        found = _framing_fields(lowered)
+        assert found is not None
     framing: Dict[str, str] = {}
-    for name, value in _find_framing_fields(fields.lower()):
+    for name, value in found:
         value = value.strip(' \t')
         framing[name] = f'{framing[name]}, {value}' if name in framing else value
+    return ResponseHead(minor, status, reason, fields, lowered, framing)
+
+
+# A server has few of them, and sends them again and again.
+@lru_cache(maxsize=32)
+def parse_status_line(line: str) -> Tuple[int, int, str]:
+    """Return minor version, status and reason phrase; errors as for `check_status_line`."""
+
+    match = _match_status_line(line)
+    if match is None:
+        check_status_line(line.encode('latin1'))
+    assert match is not None
+    minor, status, reason = match.groups()
     # Only digits get here, three of them at the most.
-    return ResponseHead(int(minor), int(status), (reason or '').strip(' \t'), fields, framing)
+    return int(minor), int(status), (reason or '').strip(' \t')
+
+
+def _framing_fields(lowered: str) -> Optional[List[Tuple[str, str]]]:
+    """Return name and value of the fields that decide about the end of a response.
+
+    *lowered* are field lines, each with a CRLF before it, in lower case. `None` if they are not
+    what they should be.
+    """
+
+    found = _find_notable_lines(lowered)
+    # After each CR there is an LF, unless the pattern has noted that, so they are as many if there
+    # is no LF by itself.
+    if ('', '') in found or '\0' in lowered or lowered.count('\n') != lowered.count('\r'):
+        return None
+    return found
 
 
 def parse_fields(text: str) -> str:
@@ -122,7 +162,7 @@ def parse_fields(text: str) -> str:
     Raises `InvalidResponse`, showing the first line that is not a field line.
     """
 
-    if _match_fields(text):
+    if _framing_fields(text.lower()) is not None:
         return text
     lines = text.split('\r\n')[1:]
     if lines[0][:1] in (' ', '\t'):

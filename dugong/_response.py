@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from ._parser import ResponseHead
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from email.message import Message
@@ -46,7 +48,7 @@ class HTTPResponse:
         path: str,
         status: int,
         reason: str,
-        headers: Union[Message, str],
+        headers: Union[Message, ResponseHead],
         length: Optional[int] = None,
     ) -> None:
         self.method = method
@@ -54,14 +56,14 @@ class HTTPResponse:
         self.status = status
         self.reason = reason
         self.length = length
-        # Field lines become a message object when somebody asks for it.
+        # What was parsed becomes a message object when somebody asks for it.
         self._headers = headers
 
     @property
     def headers(self) -> Message:
         headers = self._headers
-        if type(headers) is str:
-            headers = self._headers = _fields_class()(headers)
+        if type(headers) is ResponseHead:
+            headers = self._headers = _fields_class()(headers.fields, headers.lowered)
         return headers  # type: ignore[return-value]
 
     @headers.setter

@@ -1055,9 +1055,7 @@ class Session:
         if status < 200:
             if status == 100 and request.body.state is AWAIT_CONTINUE:
                 request.body.state = WRITING
-                response = HTTPResponse(
-                    request.method, request.path, status, head.reason, head.fields, 0
-                )
+                response = HTTPResponse(request.method, request.path, status, head.reason, head, 0)
                 response._trailers = ''
                 return response
             if status != 101:
@@ -1067,7 +1065,7 @@ class Session:
                 raise UnsupportedResponse('server switched protocols (101) without being asked')
         body = self._body_of(request.method, head)
         response = HTTPResponse(
-            request.method, request.path, status, head.reason, head.fields, body.length
+            request.method, request.path, status, head.reason, head, body.length
         )
         self.pending.popleft()
         self.body = body

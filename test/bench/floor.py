@@ -90,7 +90,7 @@ class Loops:
         end = buffer.find(b'\r\n\r\n', start)
         head = parse_head(buffer[start:end].decode('latin1'))
         length = int(head.framing['content-length'])
-        response = HTTPResponse('GET', TASK.path, head.status, head.reason, head.fields, length)
+        response = HTTPResponse('GET', TASK.path, head.status, head.reason, head, length)
         body = bytes(self.view[end + 4 : end + 4 + length])
         require(
             response.status == 200
