@@ -24,6 +24,7 @@ from ._parser import (
     parse_content_length,
     parse_fields,
 )
+from ._settings import package
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,8 +103,6 @@ class ResponseBody:
     """
 
     __slots__ = (
-        '_max_block',
-        '_max_line',
         '_partial',
         '_separator',
         '_size',
@@ -117,14 +116,7 @@ class ResponseBody:
         'trailers',
     )
 
-    def __init__(
-        self,
-        method: str,
-        head: ResponseHead,
-        assume_close: bool = False,
-        max_line: int = 65535,
-        max_block: int = 65535,
-    ) -> None:
+    def __init__(self, method: str, head: ResponseHead, assume_close: bool = False) -> None:
         self.state = DONE
         self.length: Optional[int] = 0
         self.remaining = 0
@@ -132,8 +124,6 @@ class ResponseBody:
         self.close_after = closes_connection(head)
         self.error: Optional[_GeneralError] = None
         self.trailers: Optional[str] = ''
-        self._max_line = max_line
-        self._max_block = max_block
         self._decide(method, head, assume_close)
         if self.state is not DONE:
             self.trailers = None
@@ -251,7 +241,9 @@ class ResponseBody:
                     self.state = DATA
                     return True
                 self.state = TRAILERS
-                self._trailer_reader = BlockReader(False, self._max_line, self._max_block)
+                self._trailer_reader = BlockReader(
+                    False, package.MAX_LINE_SIZE, package.MAX_HEADER_SIZE
+                )
             elif state is CHUNK_END:
                 end = buf.d[buf.b : min(buf.b + 2, buf.e)]
                 if not b'\r\n'.startswith(end):
@@ -285,9 +277,9 @@ class ResponseBody:
             length -= 2
         elif line.endswith(b'\r'):
             length -= 1
-        if length > self._max_line:
+        if length > package.MAX_LINE_SIZE:
             raise InvalidResponse(
-                f'chunk size line is longer than {self._max_line} bytes: {excerpt(line)}'
+                f'chunk size line is longer than {package.MAX_LINE_SIZE} bytes: {excerpt(line)}'
             )
         if not end:
             # Not to wait for the rest of what cannot become a chunk size line.

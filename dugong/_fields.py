@@ -22,6 +22,9 @@ class ResponseFields(Message):
 
     _headers: List[Tuple[str, str]]
 
+    # Whether there are `_headers` and the like.
+    _split = False
+
     def __init__(self, fields: str, lowered: Optional[str] = None) -> None:
         # What `Message` would set here is missing until it is asked for, see `__getattr__`.
         self._fields = fields
@@ -33,6 +36,7 @@ class ResponseFields(Message):
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
         super().__init__()
         self._headers = split_fields(self._fields)
+        self._split = True
         # What the caller has set before stays.
         self.__dict__.update(state)
         return getattr(self, name)
@@ -40,7 +44,7 @@ class ResponseFields(Message):
     def get(self, name: str, failobj: Any = None) -> Any:
         """Return the value of the first field *name* (str), *failobj* if there is none."""
 
-        if '_headers' in self.__dict__ or ':' in name:
+        if self._split or ':' in name:
             return super().get(name, failobj)
         mark = f'\r\n{name.lower()}:'
         begin = self._lowered.find(mark)

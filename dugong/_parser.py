@@ -59,7 +59,6 @@ _EXCERPT = 80
 
 #: Most digits of a Content-Length; 18 digits always fit into 64 bits.
 MAX_LENGTH_DIGITS = 18
-_is_length = re.compile(rf'[0-9]{{1,{MAX_LENGTH_DIGITS}}}').fullmatch
 
 
 def excerpt(data: Union[bytes, bytearray, str]) -> str:
@@ -211,6 +210,10 @@ def parse_chunk_size(line: bytes) -> int:
         raise InvalidResponse(f'invalid chunk size line: {excerpt(line)}')
     # One to sixteen hexadecimal digits.
     return int(match.group(1), 16)
+
+
+def _is_length(value: str) -> bool:
+    return value.isdigit() and value.isascii() and len(value) <= MAX_LENGTH_DIGITS
 
 
 def parse_content_length(value: str) -> int:

@@ -779,7 +779,7 @@ class Session:
 
         if head.status != 408 or not closes_connection(head):
             return False
-        body = self._body_of('GET', head)
+        body = ResponseBody('GET', head, self.assume_close)
         if body.state is not DATA:
             return body.error is None
         buf = self.buf
@@ -1063,7 +1063,7 @@ class Session:
                 return None
             if not request.upgrade:
                 raise UnsupportedResponse('server switched protocols (101) without being asked')
-        body = self._body_of(request.method, head)
+        body = ResponseBody(request.method, head, self.assume_close)
         response = HTTPResponse(
             request.method, request.path, status, head.reason, head, body.length
         )
@@ -1086,11 +1086,6 @@ class Session:
         if body.state is DONE:
             self._body_done()
         return response
-
-    def _body_of(self, method: str, head: ResponseHead) -> ResponseBody:
-        return ResponseBody(
-            method, head, self.assume_close, package.MAX_LINE_SIZE, package.MAX_HEADER_SIZE
-        )
 
     def _end_upload(self, body: RequestBody, head: ResponseHead) -> None:
         """Deal with a final answer to a request whose body was not sent to its end."""

@@ -6,6 +6,7 @@ from typing import Any, List, Optional, Tuple
 import pytest
 from tables_support import rows
 
+import dugong
 from dugong._body import (
     AWAIT_CONTINUE,
     CHUNK_END,
@@ -351,29 +352,32 @@ LONG_LINES = [
 
 
 @rows(*itertools.product(LONG_LINES, FEEDINGS, READERS))
-def test_line_limits_in_a_chunked_body(case):
+def test_line_limits_in_a_chunked_body(case, monkeypatch):
+    monkeypatch.setattr(dugong, 'MAX_LINE_SIZE', 40)
     (template, others), feeding, reader = case
     data = template % (b'x' * (40 - others))
-    assert reader(body_for(CHUNKED, max_line=40), Feeder(data, *feeding)) in (
+    assert reader(body_for(CHUNKED), Feeder(data, *feeding)) in (
         b'',
         b'hello',
         b'helloworld',
     )
     data = template % (b'x' * (41 - others))
     with pytest.raises(InvalidResponse):
-        reader(body_for(CHUNKED, max_line=40), Feeder(data, *feeding))
+        reader(body_for(CHUNKED), Feeder(data, *feeding))
     # A line that has no end is refused as well.
     endless = template.partition(b'%s')[0] + b'x' * 41
     with pytest.raises(InvalidResponse):
-        reader(body_for(CHUNKED, max_line=40), Feeder(endless, *feeding))
+        reader(body_for(CHUNKED), Feeder(endless, *feeding))
 
 
 @rows(*itertools.product(FEEDINGS, READERS))
-def test_the_limit_of_a_trailer_section(case):
+def test_the_limit_of_a_trailer_section(case, monkeypatch):
+    monkeypatch.setattr(dugong, 'MAX_LINE_SIZE', 30)
     feeding, reader = case
     block = b'A: ' + b'x' * 15 + b'\r\nB: ' + b'x' * 15 + b'\r\n'
     for limit, fits in ((38, True), (37, False)):
-        body = body_for(CHUNKED, max_line=30, max_block=limit)
+        monkeypatch.setattr(dugong, 'MAX_HEADER_SIZE', limit)
+        body = body_for(CHUNKED)
         feeder = Feeder(b'0\r\n' + block + b'\r\n', *feeding)
         if fits:
             assert reader(body, feeder) == b''
