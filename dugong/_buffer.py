@@ -103,12 +103,13 @@ class _Buffer:
         """Remove and return up to *size* unread bytes."""
 
         begin = self.b
-        end = min(begin + size, self.e)
-        data = self.view[begin:end].tobytes()
-        if end == self.e:
-            self.b = self.e = 0
-        else:
+        end = begin + size
+        if end < self.e:
+            data = self.view[begin:end].tobytes()
             self.b = end
+        else:
+            data = self.view[begin : self.e].tobytes()
+            self.b = self.e = 0
         return data
 
     def exhaust(self) -> bytearray:

@@ -145,6 +145,8 @@ class HTTPConnection(io.BufferedIOBase):
             # For request targets in absolute form.
             self._origin = f'http://{authority}'
         self._start = f' HTTP/1.1\r\nHost: {authority}\r\n{proxy_fields}'
+        # All that follows the target in a request with nothing of its own.
+        self._plain_end = f'{self._start}Content-Length: 0\r\n{_ACCEPT}{_KEEP_ALIVE}\r\n'
 
     @property
     def hostname(self) -> str:
@@ -469,14 +471,12 @@ class HTTPConnection(io.BufferedIOBase):
         target = checked_target(path)
         if self._origin is not None:
             target = absolute_target(self._origin, target)
-        start = f'{verb} {target}{self._start}'
         if headers is None and body is None and not expect100:
             request = Request(method, path, NO_BODY)
-            request.head = f'{start}Content-Length: 0\r\n{_ACCEPT}{_KEEP_ALIVE}\r\n'.encode(
-                'latin1'
-            )
+            request.head = f'{verb} {target}{self._plain_end}'.encode('latin1')
             return request
 
+        start = f'{verb} {target}{self._start}'
         following = isinstance(body, BodyFollowing)
         if expect100 and not following:
             raise ValueError('expect100 needs a BodyFollowing as body')
