@@ -68,6 +68,9 @@ _TLS_EOF_REASONS = frozenset(
 # OpenSSL 3 has this option, which CPython 3.8 and 3.9 always set and do not name.
 _IGNORE_UNEXPECTED_EOF = 0x80 if ssl.OPENSSL_VERSION_INFO >= (3,) else 0
 
+# A context with another one makes its own kind of sockets.
+_WRAP_SOCKET = ssl.SSLContext.wrap_socket
+
 #: Bytes after which coroutines of a connection that never had to wait give way to others once, and
 #: what each system call counts at least.
 BURST = 1 << 20
@@ -79,6 +82,18 @@ _TLS_RECORD = 1 << 14
 # Records are received one after the other up to this many bytes; then a sender in another thread
 # gets its turn.
 _TLS_RUN = 1 << 18
+
+# So much is encrypted before it is sent, and received before it is decrypted. It stays in the
+# cache of the processor meanwhile.
+_TLS_PIECE = 1 << 16
+
+# Memory to receive into, as much as was ever needed by several threads at the same moment. If it
+# was made anew each time, the system would have to clear it.
+_tls_buffers: List[memoryview] = []
+
+# What a plain socket does.
+_send = socket.socket.send
+_recv_into = socket.socket.recv_into
 
 #: So many bytes are worth a word with the kernel.
 MUCH = 1 << 17
@@ -196,6 +211,192 @@ class _MuchNeeded(PollNeeded):
 
         _set_low_water(self._sock, 1)
         self.raised = False
+
+
+class TlsSocket(socket.socket):
+    """The connected *sock*, which it takes over, with TLS as *context* says, to *server_hostname*.
+
+    Takes the place of an `ssl.SSLSocket` that does not wait, and raises the same exceptions:
+    `SSLWantReadError` and `SSLWantWriteError` mean that a call is to be repeated, with the same
+    arguments, when the descriptor is ready. The difference is that OpenSSL does not touch the
+    descriptor. It encrypts into memory and decrypts out of it, so that many records pass through
+    one system call, where `ssl.SSLSocket` needs one for each record that it sends, and two for
+    each that it receives; and an error of the connection is the `OSError` that it is.
+
+    `ValueError` or `SSLError` for what *context* refuses; then *sock* is as it was.
+    """
+
+    __slots__ = (
+        '_encrypted',
+        '_holds_something',
+        '_incoming',
+        '_object',
+        '_outgoing',
+        '_received',
+        '_unsent',
+    )
+
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, server_hostname: Optional[str]
+    ) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_hostname=server_hostname)
+        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self.setblocking(False)
+        self._object = tls
+        self._incoming = incoming
+        self._outgoing = outgoing
+        # Whether there may be something to do without receiving more.
+        self._holds_something = True
+        # Records that were taken out of `_outgoing`, and are yet to be sent.
+        self._unsent: Union[bytes, memoryview] = b''
+        # Bytes of what is to be sent by `send` that are encrypted already.
+        self._encrypted = 0
+        # Bytes received without a wait. After `BURST` of them others get a turn.
+        self._received = 0
+
+    def __getattr__(self, name: str) -> Any:
+        # `getpeercert`, `cipher` and whatever else tells about the TLS connection.
+        if name in TlsSocket.__slots__:
+            raise AttributeError(name)
+        return getattr(self._object, name)
+
+    def do_handshake(self) -> None:
+        """Shake hands as far as that goes."""
+
+        while True:
+            self._flush()
+            if not self._holds_something:
+                self._fill()
+            try:
+                self._object.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._holds_something = False
+            except ssl.SSLError:
+                # The server is to be told why, if that is possible.
+                self._try_to_flush()
+                raise
+        self._holds_something = self._incoming.pending > 0
+        # Else by who sends the first request.
+        self._try_to_flush()
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Encrypt and send all of *data*. It may be more of it the next time, but not less."""
+
+        size = len(data)
+        if size < self._encrypted:
+            raise ValueError('less data than were to be sent before')
+        if self._unsent:
+            self._flush()
+        while self._encrypted < size:
+            begin = self._encrypted
+            try:
+                if size <= _TLS_PIECE and not begin:
+                    self._encrypted = self._object.write(data)
+                else:
+                    with memoryview(data) as view, view[begin : begin + _TLS_PIECE] as piece:
+                        self._encrypted = begin + self._object.write(piece)
+            except ssl.SSLWantReadError:
+                # TLS 1.2 renegotiates. Nothing more than that is taken, as somebody may wait for
+                # what comes after it.
+                self._flush()
+                self._fill(1)
+            self._flush()
+        self._encrypted = 0
+        return size
+
+    def recv_into(self, buffer: Any, nbytes: Optional[int] = None, flags: int = 0) -> int:
+        """Receive and decrypt at most one record into *buffer*; 0 after close_notify."""
+
+        room = len(buffer)
+        while True:
+            if self._holds_something:
+                try:
+                    size: Any = self._object.read(room, buffer)
+                    break
+                except ssl.SSLWantReadError:
+                    self._holds_something = False
+                except ssl.SSLError:
+                    self._try_to_flush()
+                    raise
+            try:
+                self._fill()
+            except ssl.SSLWantReadError:
+                # There may be an answer to a message of TLS itself. Who is in the middle of `send`
+                # sends that, too.
+                if not self._encrypted:
+                    self._flush()
+                raise
+        # If there was room for more, it is not inside of a record. The end can be asked for again.
+        self._holds_something = size == room or not size or self._incoming.pending > 0
+        if self._outgoing.pending:
+            self._try_to_flush()
+        return size  # type: ignore[no-any-return]
+
+    def pending(self) -> int:
+        """Return how many bytes there may be to receive that `poll` does not see."""
+
+        if not self._holds_something:
+            return 0
+        return self._object.pending() + self._incoming.pending
+
+    def unwrap(self) -> None:
+        """Send close_notify."""
+
+        try:
+            self._object.unwrap()
+        finally:
+            self._flush()
+
+    def _fill(self, limit: int = 0) -> None:
+        """Receive what is there, at most *limit* bytes if not 0, or `SSLWantReadError`."""
+
+        if self._received >= BURST:
+            self._received = 0
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, 'others have their turn')
+        try:
+            buffer = _tls_buffers.pop()
+        except IndexError:
+            buffer = memoryview(bytearray(_TLS_PIECE))
+        try:
+            size = _recv_into(self, buffer, limit)
+            if size:
+                self._received += max(size, _COST)
+                self._incoming.write(buffer[:size])
+            else:
+                self._incoming.write_eof()
+        except BlockingIOError:
+            self._received = 0
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, 'nothing to receive') from None
+        finally:
+            _tls_buffers.append(buffer)
+        self._holds_something = True
+
+    def _flush(self) -> None:
+        """Send what is encrypted; `SSLWantWriteError` if there is no room for all of it."""
+
+        records = self._unsent or self._outgoing.read()
+        while records:
+            self._unsent = records
+            try:
+                size = _send(self, records)
+            except BlockingIOError:
+                raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, 'no room') from None
+            if size < len(records):
+                records = memoryview(records)[size:]
+            else:
+                self._unsent = b''
+                records = self._outgoing.read()
+
+    def _try_to_flush(self) -> None:
+        """Send of what is encrypted as much as is possible; the rest is for the next occasion."""
+
+        try:
+            self._flush()
+        except OSError:
+            # It will come again to whoever sends or receives.
+            pass
 
 
 class Stream:
@@ -440,13 +641,17 @@ class Stream:
         try:
             # `wrap_socket` makes another kind of object of a socket that is not connected.
             self.sock.getpeername()
-            # End of file without close_notify is told apart here, not suppressed.
-            sock = context.wrap_socket(
-                self.sock,
-                server_hostname=hostname,
-                do_handshake_on_connect=False,
-                suppress_ragged_eofs=False,
-            )
+            sock: Any
+            if _makes_usual_sockets(context):
+                sock = TlsSocket(self.sock, context, hostname)
+            else:
+                # End of file without close_notify is told apart here, not suppressed.
+                sock = context.wrap_socket(
+                    self.sock,
+                    server_hostname=hostname,
+                    do_handshake_on_connect=False,
+                    suppress_ragged_eofs=False,
+                )
         except OSError as exc:
             self._reraise(exc, when)
         self._set_tls_socket(sock)
@@ -496,7 +701,7 @@ class Stream:
             self.tls = True
         self._check_open()
 
-    def _set_tls_socket(self, sock: ssl.SSLSocket) -> None:
+    def _set_tls_socket(self, sock: Any) -> None:
         self._set_socket(sock)
         self.tls = True
         self.ignores_missing_notice = bool(sock.context.options & _IGNORE_UNEXPECTED_EOF)
@@ -1100,6 +1305,13 @@ def _shut_down(sock: Any, how: int) -> None:
         socket.socket.shutdown(sock, how)
     else:
         sock.shutdown(how)
+
+
+def _makes_usual_sockets(context: ssl.SSLContext) -> bool:
+    """Tell whether nobody has an opinion on what `wrap_socket` returns."""
+
+    wrap_socket = getattr(context.wrap_socket, '__func__', None)
+    return wrap_socket is _WRAP_SOCKET and context.sslsocket_class is ssl.SSLSocket
 
 
 def _is_ragged_eof(exc: ssl.SSLError) -> bool:

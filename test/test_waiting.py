@@ -907,6 +907,9 @@ def received(
     Others are to get their turn after each record.
     """
     monkeypatch.setattr('dugong._stream.BURST', 16384)
+    # So much is received for decryption at a time, into memory of that size.
+    monkeypatch.setattr('dugong._stream._TLS_PIECE', 16384)
+    monkeypatch.setattr('dugong._stream._tls_buffers', [])
     go = threading.Event()
 
     def handle(peer: Peer) -> None:

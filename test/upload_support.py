@@ -34,6 +34,7 @@ import h11
 from servers import LIMIT, Peer, Request, wait_for_events
 
 from dugong import AioFuture, BodyFollowing, HTTPConnection, PollNeeded, eval_coroutine
+from dugong._stream import TlsSocket
 
 #: So many steps without an end mean that a coroutine spins.
 _MAX_STEPS = 100000
@@ -582,7 +583,7 @@ class Tap:
         self.swallow = False
         self.refused = False
         send, sendmsg = socket.socket.send, socket.socket.sendmsg
-        tls_send, sendfile = ssl.SSLSocket.send, os.sendfile
+        tls_send, sendfile = TlsSocket.send, os.sendfile
 
         def new_send(sock: Any, data: Any, *args: Any) -> int:
             if sock is not self.sock:
@@ -608,7 +609,7 @@ class Tap:
 
         monkeypatch.setattr(socket.socket, 'send', new_send)
         monkeypatch.setattr(socket.socket, 'sendmsg', new_sendmsg)
-        monkeypatch.setattr(ssl.SSLSocket, 'send', new_tls_send)
+        monkeypatch.setattr(TlsSocket, 'send', new_tls_send)
         monkeypatch.setattr(os, 'sendfile', new_sendfile)
 
     def _pass(self, name: str, pieces: List[Any], call: Callable[[List[Any]], int]) -> int:
