@@ -19,7 +19,7 @@ from conftest import Certificates
 from servers import LIMIT
 
 from dugong import HTTPConnection
-from dugong._stream import TlsSocket
+from dugong._stream import _IGNORE_UNEXPECTED_EOF, TlsSocket
 
 MIB = 1 << 20
 
@@ -55,6 +55,8 @@ class Ends:
         )
         client_context = ssl.create_default_context()
         certificates.authority.configure_trust(client_context)
+        # CPython 3.8 and 3.9 set it.
+        client_context.options &= ~_IGNORE_UNEXPECTED_EOF
         client_context.minimum_version = client_context.maximum_version = version
         self.ours = TlsSocket(ours, client_context, '127.0.0.1')
         self.at_work: List[threading.Thread] = []
