@@ -743,6 +743,10 @@ class Session:
                 raise
             self.ended = exc.msg
             self.stream.abort(exc.msg)
+        except BaseException as exc:
+            # Something may have been received, and be lost.
+            self._interrupted('looking at the idle connection', exc)
+            raise
 
     def _look_for_excess(self) -> None:
         """Receive what is there; `ConnectionClosed` if that is the end, or cannot be right."""

@@ -230,9 +230,9 @@ class TlsSocket(socket.socket):
         '_encrypted',
         '_holds_something',
         '_incoming',
+        '_lost',
         '_object',
         '_outgoing',
-        '_received',
         '_unsent',
     )
 
@@ -252,8 +252,8 @@ class TlsSocket(socket.socket):
         self._unsent: Union[bytes, memoryview] = b''
         # Bytes of what is to be sent by `send` that are encrypted already.
         self._encrypted = 0
-        # Bytes received without a wait. After `BURST` of them others get a turn.
-        self._received = 0
+        # The error that has shown in `recv_into` that the connection is gone.
+        self._lost: Optional[Tuple[Any, ...]] = None
 
     def __getattr__(self, name: str) -> Any:
         # `getpeercert`, `cipher` and whatever else tells about the TLS connection.
@@ -287,6 +287,8 @@ class TlsSocket(socket.socket):
         size = len(data)
         if size < self._encrypted:
             raise ValueError('less data than were to be sent before')
+        if self._lost is not None:
+            raise OSError(*self._lost)
         if self._unsent:
             self._flush()
         while self._encrypted < size:
@@ -309,25 +311,31 @@ class TlsSocket(socket.socket):
     def recv_into(self, buffer: Any, nbytes: Optional[int] = None, flags: int = 0) -> int:
         """Receive and decrypt at most one record into *buffer*; 0 after close_notify."""
 
-        room = len(buffer)
         while True:
             if self._holds_something:
                 try:
-                    size: Any = self._object.read(room, buffer)
-                    break
-                except ssl.SSLWantReadError:
-                    self._holds_something = False
-                except ssl.SSLError:
-                    self._try_to_flush()
-                    raise
+                    return self.decrypt_into(buffer)
+                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    pass
             try:
                 self._fill()
             except ssl.SSLWantReadError:
-                # There may be an answer to a message of TLS itself. Who is in the middle of `send`
-                # sends that, too.
-                if not self._encrypted:
-                    self._flush()
+                self._answer()
                 raise
+
+    def decrypt_into(self, buffer: Any) -> int:
+        """The same for a record that has been received as a whole already."""
+
+        room = len(buffer)
+        try:
+            size: Any = self._object.read(room, buffer)
+        except ssl.SSLWantReadError:
+            self._holds_something = False
+            self._answer()
+            raise
+        except ssl.SSLError:
+            self._try_to_flush()
+            raise
         # If there was room for more, it is not inside of a record. The end can be asked for again.
         self._holds_something = size == room or not size or self._incoming.pending > 0
         if self._outgoing.pending:
@@ -335,15 +343,17 @@ class TlsSocket(socket.socket):
         return size  # type: ignore[no-any-return]
 
     def pending(self) -> int:
-        """Return how many bytes there may be to receive that `poll` does not see."""
+        """Return how many bytes, or 1 for the end, `poll` may not see that are there."""
 
         if not self._holds_something:
             return 0
-        return self._object.pending() + self._incoming.pending
+        return self._object.pending() + self._incoming.pending or 1
 
     def unwrap(self) -> None:
-        """Send close_notify."""
+        """Send close_notify, unless it would look as if something had been sent to its end."""
 
+        if self._unsent or self._encrypted:
+            return
         try:
             self._object.unwrap()
         finally:
@@ -352,26 +362,31 @@ class TlsSocket(socket.socket):
     def _fill(self, limit: int = 0) -> None:
         """Receive what is there, at most *limit* bytes if not 0, or `SSLWantReadError`."""
 
-        if self._received >= BURST:
-            self._received = 0
-            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, 'others have their turn')
         try:
             buffer = _tls_buffers.pop()
         except IndexError:
             buffer = memoryview(bytearray(_TLS_PIECE))
         try:
             size = _recv_into(self, buffer, limit)
+            # First, as a signal handler may raise in the middle.
+            self._holds_something = True
             if size:
-                self._received += max(size, _COST)
                 self._incoming.write(buffer[:size])
+            elif self._lost is not None:
+                raise OSError(*self._lost)
             else:
                 self._incoming.write_eof()
         except BlockingIOError:
-            self._received = 0
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, 'nothing to receive') from None
         finally:
             _tls_buffers.append(buffer)
-        self._holds_something = True
+
+    def _answer(self) -> None:
+        """Send what answers a message of TLS itself."""
+
+        # Who is in the middle of `send` does it, too.
+        if not self._encrypted:
+            self._flush()
 
     def _flush(self) -> None:
         """Send what is encrypted; `SSLWantWriteError` if there is no room for all of it."""
@@ -394,9 +409,15 @@ class TlsSocket(socket.socket):
 
         try:
             self._flush()
-        except OSError:
-            # It will come again to whoever sends or receives.
+        except (ssl.SSLWantWriteError, BrokenPipeError):
+            # Nothing of what the server has sent is missing after a broken pipe.
             pass
+        except OSError as exc:
+            # What a signal handler raises has no number.
+            if exc.errno is None:
+                raise
+            # The kernel reports it only once, and then an end.
+            self._lost = exc.args
 
 
 class Stream:
@@ -659,6 +680,8 @@ class Stream:
             self._check_open()
             try:
                 sock.do_handshake()
+                # A server may speak first.
+                self._drained = not self.holds_something
                 return
             except ssl.SSLWantReadError:
                 need = self._readable
@@ -760,11 +783,12 @@ class Stream:
 
     # Receiving
 
-    def try_receive(self, view: memoryview) -> Optional[int]:
+    def try_receive(self, view: memoryview, give_way: bool = False) -> Optional[int]:
         """Receive into *view* without waiting.
 
         Returns the number of bytes, 0 at the end of the connection, or `None` if nothing is
-        there; then wait for `_need_receive`.
+        there; then wait for `_need_receive`. *give_way* tells that others should get a turn, so
+        that the result is also `None` if TLS needs more from the kernel.
         """
 
         if self.closed:
@@ -777,7 +801,7 @@ class Stream:
                 size: int = self.sock.recv_into(view)
                 self._drained = size < len(view)
             else:
-                size = self._receive_records(view, lock)
+                size = self._receive_records(view, lock, give_way)
         except (BlockingIOError, ssl.SSLWantReadError):
             self._need_receive = self._readable
             return None
@@ -809,7 +833,7 @@ class Stream:
             self._at_end = len(view) > 0
         return size
 
-    def _receive_records(self, view: memoryview, lock: Any) -> int:
+    def _receive_records(self, view: memoryview, lock: Any, give_way: bool) -> int:
         """Receive from TLS, which gives one record at a time, as many as are there and fit."""
 
         error, self._tls_error = self._tls_error, None
@@ -820,12 +844,15 @@ class Stream:
                 # The traceback refers to this frame; do not let the frame refer to it.
                 del error
         sock = self.sock
+        receive = sock.recv_into
+        if give_way and isinstance(sock, TlsSocket):
+            receive = sock.decrypt_into
         limit = min(len(view), _TLS_RUN)
         drained = False
         # The slices are released because the traceback of an error keeps the frames of `ssl`.
         with lock:
             with view[:limit] as part:
-                size: int = sock.recv_into(part)
+                size: int = receive(part)
             last = size
             try:
                 while last and size < limit:
@@ -833,7 +860,7 @@ class Stream:
                         drained = True
                         break
                     with view[size:limit] as part:
-                        last = sock.recv_into(part)
+                        last = receive(part)
                     size += last
             except ssl.SSLWantReadError:
                 drained = True
@@ -896,7 +923,7 @@ class Stream:
                 yield self._readable
             self.waiting_to_receive = False
         self._received_head = head
-        size = self.try_receive(view)
+        size = self.try_receive(view, self._burst >= BURST)
         while size is None:
             self._burst = 0
             self.waiting_to_receive = True

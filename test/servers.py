@@ -10,7 +10,7 @@ import socket
 import ssl
 import struct
 import threading
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 #: Seconds after which any wait of a server is given up.
 LIMIT = 20.0
@@ -144,6 +144,47 @@ class Peer:
         """Close with RST."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         self.sock.close()
+
+
+class RawTls:
+    """The server's end of TLS, with the records in the hands of the test.
+
+    *greeting* is sent together with the last message of the handshake.
+    """
+
+    def __init__(self, peer: Peer, context: ssl.SSLContext, greeting: bytes = b'') -> None:
+        self._peer = peer
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._in, self._out, server_side=True)
+        self._call(self.tls.do_handshake)
+        if greeting:
+            self.tls.write(greeting)
+        peer.send(self._out.read())
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        while True:
+            try:
+                return function(*args)
+            except ssl.SSLWantReadError:
+                self._peer.send(self._out.read())
+                data = self._peer.sock.recv(65536)
+                assert data
+                self._in.write(data)
+
+    def read_request(self) -> None:
+        data = b''
+        while not data.endswith(b'\r\n\r\n'):
+            data += self._call(self.tls.read, 65536)
+
+    def record(self, data: bytes) -> bytes:
+        self.tls.write(data)
+        return self._out.read()
+
+    def notice(self) -> bytes:
+        """Return close_notify."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        return self._out.read()
 
 
 class ScriptedServer:

@@ -16,9 +16,9 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 from conftest import Certificates
-from servers import LIMIT
+from servers import LIMIT, Peer, RawTls
 
-from dugong import HTTPConnection
+from dugong import ConnectionClosed, HTTPConnection
 from dugong._stream import _IGNORE_UNEXPECTED_EOF, TlsSocket, _is_ragged_eof
 
 MIB = 1 << 20
@@ -213,6 +213,7 @@ def test_end_can_be_asked_for_again(ends: Ends) -> None:
     buffer = bytearray(10)
     for _ in range(3):
         assert go_on(ends.ours, lambda: ends.ours.recv_into(buffer)) == 0
+        assert ends.ours.pending() > 0
 
 
 def test_end_without_notice_is_an_error(ends: Ends) -> None:
@@ -239,6 +240,17 @@ def test_server_is_told_that_the_connection_ends(ends: Ends) -> None:
         ends.ours.unwrap()
     ends.ours.close()
     assert ends.theirs.recv(10) == b''
+
+
+def test_nothing_more_of_what_was_given_up_is_sent_at_the_end(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ssl.SSLWantWriteError):
+        ends.ours.send(bytes(4 * MIB))
+    sent: List[bytes] = []
+    monkeypatch.setattr('dugong._stream._send', lambda sock, data: sent.append(data))
+    ends.ours.unwrap()
+    assert sent == []
 
 
 def test_server_is_told_why_the_handshake_failed(certificates: Certificates) -> None:
@@ -278,6 +290,102 @@ def test_certificate_and_the_like_can_be_asked_for(ends: Ends) -> None:
     assert isinstance(ends.ours, socket.socket)
     with pytest.raises(AttributeError):
         _ = ends.ours.no_such_thing
+
+
+@pytest.mark.parametrize('version', ['TLSv1_2', 'TLSv1_3'])
+def test_what_comes_with_the_handshake_is_not_waited_for(
+    connect: Any, serve: Any, certificates: Certificates, version: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificates.certificate.configure_cert(context)
+    context.maximum_version = ssl.TLSVersion[version]
+    answer = b'HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nhi'
+
+    def handle(peer: Peer) -> None:
+        RawTls(peer, context, answer)
+        peer.read_to_eof()
+
+    conn = connect(serve(handle), ssl_context=certificates.client_context)
+    conn.send_request('GET', '/')
+    assert conn.read_response().status == 503
+    assert conn.readall() == b'hi'
+
+
+def test_end_behind_a_response_is_noticed_before_the_next_request(
+    connect: Any, serve: Any, certificates: Certificates
+) -> None:
+    def handle(peer: Peer) -> None:
+        server = RawTls(peer, certificates.server_context)
+        server.read_request()
+        response = server.record(b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello')
+        # All at once; the TCP connection stays open.
+        peer.send(response + server.notice())
+        peer.read_to_eof()
+
+    conn = connect(serve(handle), ssl_context=certificates.client_context)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    assert conn.readall() == b'hello'
+    conn.send_request('POST', '/')
+    with pytest.raises(ConnectionClosed, match='closed the idle connection'):
+        conn.read_response()
+
+
+def test_excess_is_noticed_even_if_others_should_have_a_turn(
+    connect: Any, serve: Any, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('dugong._stream.BURST', 1)
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello')
+        assert go.wait(LIMIT)
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n')
+        peer.read_to_eof()
+
+    go = threading.Event()
+    conn = connect(serve(handle, tls=True))
+    conn.send_request('GET', '/')
+    conn.read_response()
+    assert conn.readall() == b'hello'
+    go.set()
+    assert select.select([conn._sock], [], [], LIMIT)[0]
+    conn.send_request('POST', '/')
+    with pytest.raises(ConnectionClosed, match='beyond the end'):
+        conn.read_response()
+
+
+def test_reset_that_only_an_answer_of_tls_itself_meets_is_not_lost(
+    connect: Any, serve: Any, certificates: Certificates
+) -> None:
+    """The kernel reports it once, to what OpenSSL sends while something is received."""
+    reset = threading.Event()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificates.certificate.configure_cert(context)
+    certificates.authority.configure_trust(context)
+    context.post_handshake_auth = True
+    context.verify_mode = ssl.CERT_OPTIONAL
+
+    def handle(peer: Peer) -> None:
+        server = RawTls(peer, context)
+        server.read_request()
+        peer.send(server.record(b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n'))
+        server.tls.verify_client_post_handshake()
+        with contextlib.suppress(ssl.SSLError):
+            server.tls.do_handshake()
+        peer.send(server.record(b'part of a body'))
+        peer.reset()
+        reset.set()
+
+    client_context = ssl.create_default_context()
+    certificates.authority.configure_trust(client_context)
+    client_context.post_handshake_auth = True
+    conn = connect(serve(handle), ssl_context=client_context)
+    conn.send_request('GET', '/')
+    assert conn.read_response().status == 200
+    assert reset.wait(LIMIT)
+    with pytest.raises(ConnectionClosed):
+        conn.readall()
 
 
 class OwnSocket(ssl.SSLSocket):

@@ -19,7 +19,7 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import pytest
 from conftest import Certificates
-from servers import Peer
+from servers import Peer, RawTls
 from waiting_support import (
     DRIVERS,
     LIMIT,
@@ -856,7 +856,7 @@ def test_part_of_a_tls_record_does_not_keep_the_reader_busy(
     go = threading.Event()
 
     def handle(peer: Peer) -> None:
-        server = _RawTls(peer, certificates.server_context)
+        server = RawTls(peer, certificates.server_context)
         server.read_request()
         record = server.record(REPLY)
         peer.send(record[:20])
@@ -959,37 +959,6 @@ def test_others_get_their_turn_even_if_tls_records_are_read_in_part(
         waits += counted.waits
     # The first one is for the first record.
     assert waits >= 3
-
-
-class _RawTls:
-    """The server's end of TLS, with the records in the hands of the test."""
-
-    def __init__(self, peer: Peer, context: ssl.SSLContext) -> None:
-        self._peer = peer
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
-        self._call(self._tls.do_handshake)
-
-    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        while True:
-            try:
-                return function(*args)
-            except ssl.SSLWantReadError:
-                self._peer.send(self._out.read())
-                data = self._peer.sock.recv(65536)
-                assert data
-                self._in.write(data)
-            finally:
-                self._peer.send(self._out.read())
-
-    def read_request(self) -> None:
-        data = b''
-        while not data.endswith(b'\r\n\r\n'):
-            data += self._call(self._tls.read, 65536)
-
-    def record(self, data: bytes) -> bytes:
-        self._tls.write(data)
-        return self._out.read()
 
 
 @pytest.mark.slow
