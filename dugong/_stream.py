@@ -11,7 +11,7 @@ thread that needs much is not woken up for each piece of it, see `_MuchNeeded`.
 
 *TLS.* Receiving may need to send and the reverse, so each call says itself what to wait for.
 Before CPython 3.14 a TLS object must not be used by two threads at once: the calls, which never
-wait, exclude each other. Decrypted data inside the TLS object are invisible to `poll`.
+wait, exclude each other. What TLS holds in memory is invisible to `poll`.
 
 *Closing.* Any thread may close at any time, but a descriptor must not be closed, and its number
 given to another file, while a role may still use it. `abort` therefore shuts the connection
@@ -382,11 +382,11 @@ class TlsSocket(socket.socket):
             _tls_buffers.append(buffer)
 
     def _answer(self) -> None:
-        """Send what answers a message of TLS itself."""
+        """Send what answers a message of TLS itself, or `SSLWantWriteError`."""
 
         # Who is in the middle of `send` does it, too.
-        if not self._encrypted:
-            self._flush()
+        if not self._encrypted and not self._try_to_flush():
+            raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, 'no room')
 
     def _flush(self) -> None:
         """Send what is encrypted; `SSLWantWriteError` if there is no room for all of it."""
@@ -404,13 +404,18 @@ class TlsSocket(socket.socket):
                 self._unsent = b''
                 records = self._outgoing.read()
 
-    def _try_to_flush(self) -> None:
-        """Send of what is encrypted as much as is possible; the rest is for the next occasion."""
+    def _try_to_flush(self) -> bool:
+        """Send of what is encrypted as much as there is room for; tell whether that was all of it.
+
+        A connection that is gone is for who sends next, or has received all that is still there.
+        """
 
         try:
             self._flush()
-        except (ssl.SSLWantWriteError, BrokenPipeError):
-            # Nothing of what the server has sent is missing after a broken pipe.
+        except ssl.SSLWantWriteError:
+            return False
+        except BrokenPipeError:
+            # The server had ended its data before, and nothing of those is missing.
             pass
         except OSError as exc:
             # What a signal handler raises has no number.
@@ -418,6 +423,7 @@ class TlsSocket(socket.socket):
                 raise
             # The kernel reports it only once, and then an end.
             self._lost = exc.args
+        return True
 
 
 class Stream:

@@ -1,6 +1,7 @@
 """The socket with TLS in memory: what passes through it, and what it says when it has to wait."""
 
 import contextlib
+import errno
 import functools
 import random
 import select
@@ -233,6 +234,25 @@ def test_reset_is_the_error_of_the_system(ends: Ends) -> None:
     ends.theirs.close()
     with pytest.raises(ConnectionResetError):
         go_on(ends.ours, lambda: ends.ours.recv_into(bytearray(10)))
+
+
+def test_reset_that_meets_an_answer_of_tls_itself_comes_after_the_data(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(sock: Any, data: Any) -> int:
+        raise ConnectionResetError(errno.ECONNRESET, 'reset')
+
+    # It stands for the answer.
+    ends.ours._outgoing.write(b'answer')
+    monkeypatch.setattr('dugong._stream._send', fail)
+    with pytest.raises(ssl.SSLWantReadError):
+        ends.ours.recv_into(bytearray(10))
+    ends.theirs.sendall(b'hello')
+    socket.socket.shutdown(ends.theirs, socket.SHUT_WR)
+    assert ends.receive(5) == b'hello'
+    for call in (lambda: ends.ours.recv_into(bytearray(10)), lambda: ends.ours.send(b'x')):
+        with pytest.raises(ConnectionResetError):
+            go_on(ends.ours, call)
 
 
 def test_server_is_told_that_the_connection_ends(ends: Ends) -> None:
