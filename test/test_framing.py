@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import re
+import select
 import ssl
 import threading
 import time
@@ -1456,3 +1457,32 @@ def test_the_tests_that_the_documentation_names_exist():
     assert len(named) > 70
     sources = ''.join(path.read_text() for path in here.glob('test_*.py'))
     assert named <= set(re.findall(r'^def (test_\w+)\(', sources, re.MULTILINE))
+
+
+def test_interrupted_look_at_the_idle_connection_breaks_it(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has been received by then may be lost, and with it that nobody has asked for it."""
+    go = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n')
+        assert go.wait(LIMIT)
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n')
+        peer.read_to_eof()
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    go.set()
+    assert select.select([conn._sock], [], [], LIMIT)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr('dugong._stream.Stream.try_receive', interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            conn.send_request('GET', '/')
+    with pytest.raises(ConnectionClosed, match='looking at the idle connection'):
+        conn.send_request('GET', '/')
