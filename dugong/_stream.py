@@ -1021,8 +1021,8 @@ class Stream:
                 self._need_send = self._readable
             elif isinstance(exc, (OSError, ValueError, AttributeError)):
                 # The kernel reports a reset only once. It is a broken pipe if the server had ended
-                # its data before, and nothing of those is missing. Over TLS, CPython 3.10 to 3.12
-                # do not tell one from the other, and that counts as a reset.
+                # its data before, and nothing of those is missing. The `ssl.SSLSocket` of CPython
+                # 3.10 to 3.12 does not tell one from the other, and that counts as a reset.
                 if not isinstance(exc, BrokenPipeError):
                     self.reset_while_sending = True
                 self._reraise(exc, 'while sending')
@@ -1352,7 +1352,7 @@ def _is_ragged_eof(exc: ssl.SSLError) -> bool:
 
     if ssl.OPENSSL_VERSION_INFO < (3,) or not hasattr(exc, 'reason'):
         return isinstance(exc, ssl.SSLEOFError)
-    # CPython 3.10 to 3.12 have the same class, but no reason, for a reset of the connection.
+    # The `ssl.SSLSocket` of CPython 3.10 to 3.12 has the same class, but no reason, for a reset.
     return exc.reason in _TLS_EOF_REASONS
 
 

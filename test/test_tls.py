@@ -49,7 +49,6 @@ class Ends:
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
         context = certificates.server_context
-        self.raw = theirs
         theirs.settimeout(LIMIT)
         self.theirs = context.wrap_socket(
             theirs, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
