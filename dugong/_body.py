@@ -117,22 +117,21 @@ class ResponseBody:
     )
 
     def __init__(self, method: str, head: ResponseHead, assume_close: bool = False) -> None:
+        """Decide how the body is framed, by the numbered rules of RFC 9112, section 6.3."""
+
+        status = head.status
+        framing = head.framing
         self.state = DONE
         self.length: Optional[int] = 0
         self.remaining = 0
         self.chunked = False
-        self.close_after = closes_connection(head)
+        # The call is spared where it would find nothing.
+        self.close_after = (
+            head.minor == 0 or 'close' in framing.get('connection', '')
+        ) and closes_connection(head)
         self.error: Optional[_GeneralError] = None
         self.trailers: Optional[str] = ''
-        self._decide(method, head, assume_close)
-        if self.state is not DONE:
-            self.trailers = None
-
-    def _decide(self, method: str, head: ResponseHead, assume_close: bool) -> None:
-        """Decide how the body is framed, by the numbered rules of RFC 9112, section 6.3."""
-
         # Rules 1 and 2
-        status = head.status
         if (
             method == 'HEAD'
             or status < 200
@@ -141,8 +140,8 @@ class ResponseBody:
         ):
             return
         # Rules 3 and 4
-        codings = head.framing.get('transfer-encoding')
-        length = head.framing.get('content-length')
+        codings = framing.get('transfer-encoding')
+        length = framing.get('content-length')
         if codings is not None:
             self.length = None
             if head.minor == 0:
@@ -158,19 +157,22 @@ class ResponseBody:
         # Rules 5 and 6
         elif length is not None:
             try:
-                self.length = self.remaining = parse_content_length(length)
+                size = parse_content_length(length)
             except InvalidResponse as exc:
                 self.length = None
                 self._refuse(exc)
             else:
-                if self.remaining:
+                self.length = self.remaining = size
+                if size:
                     self.state = DATA
+                    self.trailers = None
         # Rule 8
         else:
             self.length = None
             if self.close_after or assume_close:
                 self.close_after = True
                 self.state = UNTIL_EOF
+                self.trailers = None
             else:
                 self._refuse(
                     UnsupportedResponse(
@@ -182,10 +184,12 @@ class ResponseBody:
     def _refuse(self, error: _GeneralError) -> None:
         self.error = error
         self.state = UNREADABLE
+        self.trailers = None
 
     def _start_chunked(self) -> None:
         self.chunked = True
         self.state = CHUNK_SIZE
+        self.trailers = None
         # What has been received of a chunk-size line, if that is no longer in the buffer.
         self._partial = bytearray()
         # The bytes between two chunks if the second one has the size of the first, and that size.
@@ -201,7 +205,9 @@ class ResponseBody:
             if self.chunked:
                 self.state = CHUNK_END
             else:
-                self._finish('')
+                # As `_finish`, without a call.
+                self.state = DONE
+                self.trailers = ''
 
     def eof(self) -> None:
         """Note that the server has closed the connection.
