@@ -442,7 +442,20 @@ class HTTPConnection(io.BufferedIOBase):
         `ConnectionClosed`, until `reset`.
         """
 
-        eval_coroutine(self.co_send_request(method, path, headers, body, expect100), self.timeout)
+        session = self._session
+        stream = session.stream
+        if (
+            not stream.connected
+            or stream.closed
+            # Or a subclass or the object has its own.
+            or getattr(self.co_send_request, '__func__', None) is not _CO_SEND_REQUEST
+        ):
+            crt = self.co_send_request(method, path, headers, body, expect100)
+            eval_coroutine(crt, self.timeout)
+            return
+        request = self._make_request(method, path, headers, body, expect100)
+        debug('sending %s %s', method, path)
+        session.send_request(request, self.timeout)
 
     def co_send_request(
         self,
@@ -547,7 +560,7 @@ class HTTPConnection(io.BufferedIOBase):
         if there is one.
         """
 
-        if type(self).co_write is not HTTPConnection.co_write:
+        if type(self).co_write is not _CO_WRITE:
             # A subclass has its own.
             eval_coroutine(self.co_write(buf), self.timeout)
             return
@@ -599,10 +612,20 @@ class HTTPConnection(io.BufferedIOBase):
 
         session = self._session
         patient = session.answer_coming or session.wait_for_sender(self.timeout)
-        crt = self.co_read_response()
+        if getattr(self.co_read_response, '__func__', None) is not _CO_READ_RESPONSE:
+            # A subclass or the object has its own.
+            crt = self.co_read_response()
+            self._session.patient = patient
+            return eval_coroutine(crt, self.timeout)
         # The sender may have begun a new session meanwhile.
-        self._session.patient = patient
-        return eval_coroutine(crt, self.timeout)
+        session = self._session
+        session.assume_close = self.assume_close
+        session.strict_eof = self.strict_eof
+        session.patient = patient
+        # Not in two steps: an exception of a signal handler between them would lose the response.
+        return session.take_response(self.timeout) or eval_coroutine(
+            session.co_read_response(), self.timeout
+        )
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """Coroutine twin of `read_response`.
@@ -664,7 +687,7 @@ class HTTPConnection(io.BufferedIOBase):
         Waits for all of it. Raises as `read`; after any error the connection is broken.
         """
 
-        if type(self).co_readall is not HTTPConnection.co_readall:
+        if type(self).co_readall is not _CO_READALL:
             # A subclass has its own.
             return eval_coroutine(self.co_readall(), self.timeout)
         # Not in two steps: an exception of a signal handler between them would lose the data.
@@ -857,6 +880,10 @@ class HTTPConnection(io.BufferedIOBase):
 
 # What a subclass or an object may replace, and a test even here.
 _OWN = {name: getattr(HTTPConnection, name) for name in ('connect', 'co_connect')}
+_CO_SEND_REQUEST = HTTPConnection.co_send_request
+_CO_WRITE = HTTPConnection.co_write
+_CO_READ_RESPONSE = HTTPConnection.co_read_response
+_CO_READALL = HTTPConnection.co_readall
 
 
 def _md5(data: memoryview) -> str:

@@ -44,6 +44,7 @@ from ._exceptions import (
     _GeneralError,
 )
 from ._parser import BlockReader, excerpt, parse_head
+from ._poll import eval_coroutine
 from ._request import trailer_section
 from ._response import HTTPResponse
 from ._settings import package
@@ -406,35 +407,42 @@ class Session:
         finally:
             self.leave_role(self.stream.sending)
 
+    def send_request(self, request: Request, timeout: Optional[float]) -> None:
+        """Like `co_send_request` on an open connection, but the thread waits.
+
+        `ConnectionTimedOut` after *timeout* seconds. There is no coroutine if the system takes all
+        at once, as it mostly does.
+        """
+
+        self.enter_sending()
+        try:
+            if not self._can_be_sent(request):
+                return
+            try:
+                self.pending.append(request)
+                if self._sender_sought is not None:
+                    self.announce()
+                left = self._send_head(request, True)
+                if left or request.source is not None:
+                    eval_coroutine(self._co_send_left(request, left), timeout)
+            except BaseException as exc:
+                self._sending_failed(request, exc)
+                raise
+        finally:
+            # The caller may want to do something with its memory again.
+            request.content = request.source = None
+            self.leave_role(self.stream.sending)
+
     def co_send_request(
         self, request: Request, connect: Callable[[Session], Coroutine[None]]
     ) -> Coroutine[None]:
         """Send the head of *request* and its content; *connect* connects the session if needed."""
 
-        stream = self.stream
         self.enter_sending()
         try:
-            self._check_sending()
-            self.lost = None
-            if (
-                stream.connected
-                and not self.pending
-                and self.closing is self.ended is None
-                and not self.reading_body
-                and (self.buf.b < self.buf.e or stream.may_receive())
-            ):
-                self.check_idle()
-            if self.closing is not None or self.ended is not None:
-                # It could not be answered, so it is not sent.
-                request.sent = False
-                request.body.finish()
-                self.upload = None
-                self.pending.append(request)
-                self.announce()
+            if not self._can_be_sent(request):
                 return
-            connected = stream.connected
-            if connected and request.source is not None:
-                request.prepare_source()
+            connected = self.stream.connected
             try:
                 # It is outstanding from now on, so that a reader can wait for the answer.
                 self.pending.append(request)
@@ -446,31 +454,9 @@ class Session:
                         # Not before, as a failing connect must not take anything from it.
                         request.prepare_source()
                     connected = True
-                # Without what was sent for a tunnel.
-                self._sent = 0
-                head = request.head
-                content = request.content
-                # Set first: if a signal handler strikes after the head has gone, nothing but the
-                # body may follow.
-                follows = content is None and request.source is None
-                self.upload = request.body if follows and request.body is not NO_BODY else None
-                if content is None or len(content) < _JOIN:
-                    # One segment, and one TLS record, for a small message.
-                    message = head if content is None else head + content
-                    self._sent = size = stream.try_send(message) or 0
-                    if size:
-                        stream.perhaps_sent = 0
-                    if size < len(message):
-                        # Without the body: an answer to the head is for the reader.
-                        yield from self._co_send([memoryview(message)[size:]])
-                else:
-                    yield from self._co_send([head, content], request.body)
-                if request.close:
-                    self.closing = 'the request asked the server to close the connection'
-                if request.source is not None:
-                    yield from self._co_send_rest(request, request.source)
-                elif content is not None:
-                    request.body.finish()
+                left = self._send_head(request)
+                if left or request.source is not None:
+                    yield from self._co_send_left(request, left)
             except BaseException as exc:
                 if connected:
                     self._sending_failed(request, exc)
@@ -478,15 +464,17 @@ class Session:
                     self._withdraw(request)
                 raise
         finally:
-            # The caller may want to do something with its memory again.
             request.content = request.source = None
-            self.leave_role(stream.sending)
+            self.leave_role(self.stream.sending)
 
-    def _check_sending(self) -> None:
-        # For each request: the calls are spared where they would find nothing.
-        if self.fault is not None or self.stream.closed:
+    def _can_be_sent(self, request: Request) -> bool:
+        """Raise what keeps *request* from being sent; if it is not to be sent, let it wait for an
+        answer that will not come, and return False."""
+
+        stream, pending = self.stream, self.pending
+        # The calls are spared where they would find nothing.
+        if self.fault is not None or stream.closed:
             self.raise_fault()
-        pending = self.pending
         if pending and pending[-1].pipelined:
             raise StateError(_PIPELINED)
         if self.send_fault is not None and self.ended is not _CLOSED_AS_ANNOUNCED:
@@ -496,6 +484,75 @@ class Session:
             if upload.state is AWAIT_CONTINUE:
                 raise StateError('the answer to Expect: 100-continue was not read yet')
             raise StateError('the body of the previous request is not complete')
+        self.lost = None
+        connected = stream.connected
+        if (
+            connected
+            and not pending
+            and self.closing is self.ended is None
+            and not self.reading_body
+            and (self.buf.b < self.buf.e or stream.may_receive())
+        ):
+            self.check_idle()
+        if self.closing is not None or self.ended is not None:
+            # It could not be answered, so it is not sent.
+            request.sent = False
+            request.body.finish()
+            self.upload = None
+            pending.append(request)
+            self.announce()
+            return False
+        if connected and request.source is not None:
+            request.prepare_source()
+        return True
+
+    def _send_head(self, request: Request, blocking: bool = False) -> List[Data]:
+        """Send the head of *request*, with content if that is small, without waiting.
+
+        Returns what is left to be sent; large content is another piece. *blocking* as for
+        `Stream.try_send`.
+        """
+
+        stream = self.stream
+        # Without what was sent for a tunnel.
+        self._sent = 0
+        message = request.head
+        content = request.content
+        # Set first: if a signal handler strikes after the head has gone, nothing but the body may
+        # follow.
+        follows = content is None and request.source is None
+        self.upload = request.body if follows and request.body is not NO_BODY else None
+        if content is not None:
+            if len(content) >= _JOIN:
+                return [message, content]
+            # One segment, and one TLS record, for a small message.
+            message += content
+        self._sent = size = stream.try_send(message, blocking) or 0
+        if size:
+            stream.perhaps_sent = 0
+        if size < len(message):
+            return [memoryview(message)[size:]]
+        if content is not None or request.close:
+            self._note_sent(request)
+        return []
+
+    def _co_send_left(self, request: Request, left: List[Data]) -> Coroutine[None]:
+        """Send what `_send_head` has *left* of *request*, and its source."""
+
+        if left:
+            # If only a head is left, an answer to that is for the reader.
+            yield from self._co_send(left, request.body if len(left) > 1 else None)
+            self._note_sent(request)
+        if request.source is not None:
+            yield from self._co_send_source_of(request, request.source)
+
+    def _note_sent(self, request: Request) -> None:
+        """Note that the head of *request* has been sent, and content that is no source."""
+
+        if request.close:
+            self.closing = 'the request asked the server to close the connection'
+        if request.content is not None:
+            request.body.finish()
 
     def _withdraw(self, request: Request) -> None:
         """Note that *request*, of which nothing was sent, is not outstanding any more."""
@@ -538,7 +595,7 @@ class Session:
         except OSError as exc:
             self.stream.raise_alert(exc)
 
-    def _co_send_rest(self, request: Request, source: Source) -> Coroutine[None]:
+    def _co_send_source_of(self, request: Request, source: Source) -> Coroutine[None]:
         """Send the body of *request* from *source*, to its end."""
 
         body = request.body
@@ -947,68 +1004,111 @@ class Session:
                 raise StateError('the connection is in use')
             peeking.release()
 
+    def take_response(self, timeout: Optional[float]) -> Optional[HTTPResponse]:
+        """Like `co_read_response`, but without a coroutine: the thread waits, and only once.
+
+        Returns `None` if there is more to wait for. `ConnectionTimedOut` after *timeout* seconds.
+        """
+
+        stream = self.stream
+        self._enter_reading()
+        try:
+            request = self._request_to_answer(False)
+            try:
+                if not stream.connected and self._early_head is None:
+                    return None
+                response = self._take_response(request)
+                if response is None:
+                    size = stream.receive_answer(self.buf.space(), timeout)
+                    if size is not None:
+                        if not size:
+                            raise ConnectionClosed(self._end_in_head())
+                        self.buf.e += size
+                        response = self._take_response(request)
+                return response
+            except BaseException as exc:
+                self._reading_failed('reading a response', exc, True)
+                raise
+        finally:
+            self.leave_role(stream.reading)
+
     def co_read_response(self, pipelined: bool = False) -> Coroutine[HTTPResponse]:
         """Read the next response head that is for the caller, or with *pipelined* for a pipeline.
 
         A `patient` reader waits even if the request body is left incomplete at the moment.
         """
 
-        stream, pending, buf = self.stream, self.pending, self.buf
+        stream = self.stream
         self._enter_reading()
         try:
-            # As in `_check_sending`, calls that would find nothing are spared.
-            if self.fault is not None or stream.closed:
-                self.raise_fault()
-            body = self.body
-            if body is not None and body.state is not DONE:
-                raise StateError('the body of the previous response was not read to its end')
-            if not pending:
-                self._raise_loss()
-                self._raise_send_fault()
-                raise StateError('no response is outstanding')
-            request = pending[0]
-            self.lost_body = None
-            head = self._early_head
-            if head is None and not request.sent:
-                raise ConnectionClosed(self.ended or self.closing)
-            if head is None and self.ended is not None:
-                raise ConnectionClosed(self.ended)
-            if request.pipelined is not pipelined:
-                raise StateError(_PIPELINED)
-            if (
-                request.body.state is WRITING
-                and not (pipelined or self.patient)
-                and not stream.sending.locked()
-            ):
-                raise StateError('the request body was not written to its end')
+            request = self._request_to_answer(pipelined)
             try:
-                if not stream.connected and head is None:
+                if not stream.connected and self._early_head is None:
                     yield from stream.co_wait_connected()
                     self.raise_fault()
-                    if not pending or pending[0] is not request:
+                    if not self.pending or self.pending[0] is not request:
                         raise ConnectionClosed('the request could not be sent')
-                while True:
-                    head = self._early_head
-                    if head is None:
-                        if buf.b < buf.e:
-                            head = self._buffered_head()
-                        while head is None:
-                            size = yield from stream.co_receive(buf.space(), True)
-                            if not size:
-                                raise ConnectionClosed(self._end_in_head())
-                            buf.e += size
-                            head = self._early_head or self._buffered_head()
-                    self._early_head = None
-                    if not request.begun:
-                        raise ConnectionClosed('server answered a request that was not sent yet')
-                    response = self._accept(request, head)
-                    if response is not None:
-                        return response
+                response = self._take_response(request)
+                while response is None:
+                    size = yield from stream.co_receive(self.buf.space(), True)
+                    if not size:
+                        raise ConnectionClosed(self._end_in_head())
+                    self.buf.e += size
+                    response = self._take_response(request)
+                return response
             except BaseException as exc:
                 self._reading_failed('reading a response', exc, True)
                 raise
         finally:
             self.leave_role(stream.reading)
+
+    def _request_to_answer(self, pipelined: bool) -> Request:
+        """Return the request whose answer is to be read, or raise why there is none to read."""
+
+        stream, pending = self.stream, self.pending
+        # As in `_can_be_sent`, calls that would find nothing are spared.
+        if self.fault is not None or stream.closed:
+            self.raise_fault()
+        body = self.body
+        if body is not None and body.state is not DONE:
+            raise StateError('the body of the previous response was not read to its end')
+        if not pending:
+            self._raise_loss()
+            self._raise_send_fault()
+            raise StateError('no response is outstanding')
+        request = pending[0]
+        self.lost_body = None
+        if self._early_head is None:
+            if not request.sent:
+                raise ConnectionClosed(self.ended or self.closing)
+            if self.ended is not None:
+                raise ConnectionClosed(self.ended)
+        if request.pipelined is not pipelined:
+            raise StateError(_PIPELINED)
+        if (
+            request.body.state is WRITING
+            and not (pipelined or self.patient)
+            and not stream.sending.locked()
+        ):
+            raise StateError('the request body was not written to its end')
+        return request
+
+    def _take_response(self, request: Request) -> Optional[HTTPResponse]:
+        """Return the next response that is for the caller if its head is there, else `None`."""
+
+        while True:
+            head = self._early_head
+            if head is not None:
+                self._early_head = None
+            else:
+                head = self._buffered_head()
+                if head is None:
+                    return None
+            if not request.begun:
+                raise ConnectionClosed('server answered a request that was not sent yet')
+            response = self._accept(request, head)
+            if response is not None:
+                return response
 
     def _end_in_head(self) -> str:
         if self._block_reader is not None:

@@ -38,7 +38,7 @@ from contextlib import suppress
 from time import monotonic, perf_counter, sleep
 
 from ._exceptions import ConnectionClosed, ConnectionTimedOut
-from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, eval_coroutine, make_poller
+from ._poll import POLLIN, POLLOUT, Looks, PollNeeded, eval_coroutine, make_poller, timeout_message
 from ._resolve import is_numeric, resolve
 from ._settings import package
 
@@ -901,6 +901,26 @@ class Stream:
         hidden = self.tls or self._has_pending
         return sys.platform == 'linux' and not hidden and isinstance(self.sock, socket.socket)
 
+    def receive_answer(self, view: memoryview, timeout: Optional[float]) -> Optional[int]:
+        """Like `co_receive` for a response head, but the thread waits, and only once.
+
+        Returns `None` if there is more to wait for. `ConnectionTimedOut` after *timeout* seconds.
+        """
+
+        if self._drained and not self._at_end:
+            self._burst = 0
+            self.waiting_to_receive = True
+            need = self._answered if self._received_head else self._readable
+            if not need.poll(timeout):
+                raise ConnectionTimedOut(timeout_message(need, timeout))
+            self.waiting_to_receive = False
+        self._received_head = True
+        size = self.try_receive(view)
+        if size is None:
+            # Another attempt will find out for what.
+            self._drained = False
+        return size
+
     def co_receive(
         self, view: memoryview, head: bool = False, fill: bool = False
     ) -> Coroutine[int]:
@@ -961,7 +981,8 @@ class Stream:
 
         if self.closed or self.sock is None:
             return False
-        if self.holds_something:
+        # The first part is there to spare a call before each request.
+        if (self._at_end or self._has_pending or self._tls_error) and self.holds_something:
             return True
         found = bool(self._probe(0))
         if self._tls_lock is None:

@@ -52,6 +52,10 @@ class WithOwnCoroutine(HTTPConnection):
         super().__init__(*args, **kwargs)
         self.calls: List[str] = []
 
+    def co_send_request(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append('send_request')
+        return super().co_send_request(*args, **kwargs)
+
     def co_write(self, buf: Any) -> Any:
         self.calls.append('write')
         return super().co_write(buf)
@@ -83,11 +87,38 @@ def test_blocking_methods_call_the_coroutines_of_a_subclass(serve: Any) -> None:
         conn.send_request('GET', '/')
         conn.read_response()
         conn.discard()
-        assert conn.calls == ['read_response', 'readinto', 'readall', 'read_response', 'discard']
+        assert conn.calls == [
+            'send_request',
+            'read_response',
+            'readinto',
+            'readall',
+            'send_request',
+            'read_response',
+            'discard',
+        ]
         conn.calls.clear()
         conn.send_request('PUT', '/', body=BodyFollowing(4))
         conn.write(b'data')
-        assert conn.calls == ['write']
+        assert conn.calls == ['send_request', 'write']
+
+
+@pytest.mark.parametrize('method', ['send_request', 'read_response'])
+def test_blocking_method_calls_the_coroutine_of_an_object(serve: Any, method: str) -> None:
+    server = serve(Answers(reply(b'first'), reply(b'second')))
+    with HTTPConnection(server.host, server.port) as conn:
+        real = getattr(conn, f'co_{method}')
+        calls: List[Any] = []
+
+        def counted(*args: Any) -> Any:
+            calls.append(args)
+            return real(*args)
+
+        setattr(conn, f'co_{method}', counted)
+        for body in (b'first', b'second'):
+            conn.send_request('GET', '/')
+            conn.read_response()
+            assert conn.readall() == body
+        assert len(calls) == 2
 
 
 # -- the interface itself -----------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import pytest
 from conftest import Certificates
+from contract_support import DuckSocket
 from servers import Peer, RawTls
 from waiting_support import (
     DRIVERS,
@@ -556,7 +557,10 @@ def test_answer_is_looked_for(connect: Any, waits: Waits) -> None:
 
 
 def test_body_is_slept_for_and_so_is_the_next_answer(connect: Any, waits: Waits) -> None:
-    """While a thread sleeps, more of a body arrives, and it is received with fewer calls."""
+    """While a thread sleeps, more of a body arrives, and it is received with fewer calls.
+
+    The answer after the next is looked for again.
+    """
 
     def wait_for_sleep() -> None:
         # Less than the time limit of the connection, which ends a busy wait, too.
@@ -573,13 +577,45 @@ def test_body_is_slept_for_and_so_is_the_next_answer(connect: Any, waits: Waits)
         peer.read_request()
         wait_for_sleep()
         peer.respond(b'hello again')
+        peer.read_request()
+        while waits.looked.acquire(blocking=False):
+            pass
+        for _ in range(10):
+            assert waits.looked.acquire(timeout=LIMIT)
+        peer.respond(b'bye')
         peer.read_to_eof()
 
     conn = connect(handle)
-    for body in (b'hello', b'hello again'):
+    for body in (b'hello', b'hello again', b'bye'):
         conn.send_request('GET', '/')
         conn.read_response()
         assert conn.readall() == body
+
+
+@pytest.mark.parametrize('blocking', [True, False])
+def test_reader_waits_until_tls_can_send_first(connect: Any, blocking: bool) -> None:
+    """What TLS has in its memory meanwhile is not what the descriptor tells of."""
+
+    class SendsFirst(DuckSocket):
+        received = b''
+
+        def recv_into(self, view: memoryview) -> int:
+            if not self.received:
+                self.received = self._plain.recv(len(view))
+                raise ssl.SSLWantWriteError
+            size = len(self.received)
+            view[:size] = self.received
+            return size
+
+    conn = connect(answer_all())
+    conn.connect()
+    conn.timeout = LIMIT / 4
+    conn._sock = SendsFirst(conn._sock)
+    conn.send_request('GET', '/')
+    if blocking:
+        assert conn.read_response().status == 200
+    else:
+        assert dugong.eval_coroutine(conn.co_read_response(), conn.timeout).status == 200
 
 
 def test_answer_after_a_large_body_is_not_received_in_vain(connect: Any) -> None:
