@@ -86,6 +86,7 @@ _TLS_RUN = 1 << 18
 # So much is encrypted before it is sent, and received before it is decrypted. It stays in the
 # cache of the processor meanwhile.
 _TLS_PIECE = 1 << 16
+_TLS_RECEIVED = 1 << 17
 
 # Memory to receive into, as much as was ever needed by several threads at the same moment. If it
 # was made anew each time, the system would have to clear it.
@@ -365,7 +366,7 @@ class TlsSocket(socket.socket):
         try:
             buffer = _tls_buffers.pop()
         except IndexError:
-            buffer = memoryview(bytearray(_TLS_PIECE))
+            buffer = memoryview(bytearray(_TLS_RECEIVED))
         try:
             size = _recv_into(self, buffer, limit)
             # First, as a signal handler may raise in the middle.

@@ -944,7 +944,7 @@ def received(
     """
     monkeypatch.setattr('dugong._stream.BURST', 16384)
     # So much is received for decryption at a time, into memory of that size.
-    monkeypatch.setattr('dugong._stream._TLS_PIECE', 16384)
+    monkeypatch.setattr('dugong._stream._TLS_RECEIVED', 16384)
     monkeypatch.setattr('dugong._stream._tls_buffers', [])
     go = threading.Event()
 
