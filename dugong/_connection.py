@@ -669,6 +669,9 @@ class HTTPConnection(io.BufferedIOBase):
 
         Returns the number of bytes: what there is and fits, at least one; 0 at the end of the
         body. Waits and raises as `read`.
+
+        If there is room for 128 KiB or more, and nothing is there yet, the first bytes may wait up
+        to a millisecond for others, as waking up for each of many small pieces takes longer.
         """
 
         return eval_coroutine(self.co_readinto(buf), self.timeout)

@@ -1488,7 +1488,7 @@ class Session:
                 with target[: body.remaining] as part:
                     if len(part) >= MUCH:
                         self.stream.expect(body.remaining)
-                    size = yield from self.stream.co_receive(part)
+                    size = yield from self.stream.co_receive(part, much=len(part) >= MUCH)
                 if not size:
                     body.eof()
                 body.taken(size)

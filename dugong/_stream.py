@@ -102,17 +102,18 @@ MUCH = 1 << 17
 # It is to be ready to receive at most that many ahead of who wants much.
 _RECEIVE_AHEAD = 1 << 23
 
-# A thread that has no use for less than so many bytes, from `_GATHER_MIN` to `_GATHER_MAX`, is
-# woken up not before all of them have come, or `_GATHER_SIZE`, or that many seconds have passed.
-# Of a larger body more arrives while a part is taken, so there is less to wait for.
+# A thread that has use for so many bytes, from `_GATHER_MIN` to `_GATHER_MAX`, is woken up not
+# before all of them have come, or `_GATHER_SIZE`, or that many seconds have passed. Of a larger
+# body more arrives while a part is taken, so there is less to wait for.
 _GATHER_MIN = 1 << 16
 _GATHER_MAX = 1 << 23
 _GATHER_SIZE = 1 << 18
 _GATHER_SECONDS = 0.001
 
-# What comes more slowly, in bytes per second, can as well be taken while the rest arrives. To fall
-# asleep and wake up takes so many seconds besides.
+# What comes more slowly, in bytes per second, can as well be taken while the rest arrives. Nothing
+# comes faster than it is encrypted. To fall asleep and wake up takes so many seconds besides.
 _FAST = 2e9
+_FAST_TLS = 5e8
 _NAP = 20e-6
 
 # Seconds for a context that waits by itself; it cannot go on another time, so not 0.
@@ -157,9 +158,10 @@ class Signal:
 
 
 class _MuchNeeded(PollNeeded):
-    """Something to receive on *sock*, of which who waits needs `size` bytes to go on.
+    """Something to receive on *sock*, of which who waits has use for `size` bytes.
 
-    *descriptor* is that of *sock*, or was, if somebody has closed it in the meantime.
+    *descriptor* is that of *sock*, or was, if somebody has closed it in the meantime. *fast* is
+    the rate, in bytes per second, from which on a wait for all of them pays.
 
     A server tends to send a large body in many small steps. To wake up for each takes longer
     than to receive it, and slows the server down, so a thread that waits lets some of them come
@@ -173,12 +175,14 @@ class _MuchNeeded(PollNeeded):
     raised = False
 
     _sock: socket.socket
+    _fast: float
     # There is none in what `_replace` makes of it.
     _looks: Optional[Looks] = None
 
-    def __new__(cls, sock: socket.socket, descriptor: int) -> _MuchNeeded:
+    def __new__(cls, sock: socket.socket, descriptor: int, fast: float) -> _MuchNeeded:
         need = super().__new__(cls, descriptor, POLLIN)
         need._sock = sock
+        need._fast = fast
         need._looks = Looks()
         return need
 
@@ -192,7 +196,7 @@ class _MuchNeeded(PollNeeded):
             limit = _GATHER_SECONDS if timeout is None else min(timeout, _GATHER_SECONDS)
             begin = perf_counter()
             found = self._gather(limit)
-            self._looks.note(found and perf_counter() - begin <= _NAP + self.size / _FAST)
+            self._looks.note(found and perf_counter() - begin <= _NAP + self.size / self._fast)
             if found:
                 return True
             # There may be less, so this need not be a wait.
@@ -895,12 +899,22 @@ class Stream:
                 _set_low_water(self.sock, ahead)
                 _set_low_water(self.sock, 1)
 
-    @property
-    def _can_gather(self) -> bool:
-        """Whether the kernel can be told for how much to wait, and TLS does not hide how much."""
+    def _gathered(self, room: int, fill: bool) -> int:
+        """Return for how many bytes the kernel is to be told to wait, 0 for any.
 
+        There is *room* for so many; *fill* as for `co_receive`.
+        """
+
+        if not _GATHER_MIN <= room <= _GATHER_MAX or sys.platform != 'linux':
+            return 0
+        size = min(room, _GATHER_SIZE)
+        sock = self.sock
+        if isinstance(sock, TlsSocket):
+            # A part of a record may have been received already. To decrypt takes so long that the
+            # rest of a small body better arrives meanwhile.
+            return 0 if fill else size - _TLS_RECORD
         hidden = self.tls or self._has_pending
-        return sys.platform == 'linux' and not hidden and isinstance(self.sock, socket.socket)
+        return size if isinstance(sock, socket.socket) and not hidden else 0
 
     def receive_answer(self, view: memoryview, timeout: Optional[float]) -> Optional[int]:
         """Like `co_receive` for a response head, but the thread waits, and only once.
@@ -923,14 +937,15 @@ class Stream:
         return size
 
     def co_receive(
-        self, view: memoryview, head: bool = False, fill: bool = False
+        self, view: memoryview, head: bool = False, fill: bool = False, much: bool = False
     ) -> Coroutine[int]:
         """Receive at least one byte into *view*; returns their number, 0 at the end.
 
         *head* tells that a response head is to come, for which a busy wait may pay. Not for a
         body, nor if the last response had one that did not come with its head: while a thread
         sleeps, more of it arrives, so that fewer calls are needed. *fill* tells that the caller
-        will come again until *view* is full, and has no use for a part of it.
+        will come again until *view* is full, and has no use for a part of it; *much* that all of
+        *view* can be filled.
         """
 
         if self._drained and not self._at_end:
@@ -938,16 +953,12 @@ class Stream:
             self.waiting_to_receive = True
             if head and self._received_head:
                 yield self._answered
-            elif fill and _GATHER_MIN <= len(view) <= _GATHER_MAX and self._can_gather:
-                much = self._much
-                if much is None:
-                    much = self._much = _MuchNeeded(self.sock, self._readable.fd)
-                much.size = min(len(view), _GATHER_SIZE)
-                yield much
-                if much.raised:
-                    much.lower()
             else:
-                yield self._readable
+                wanted = self._gathered(len(view), fill) if fill or much else 0
+                if wanted:
+                    yield from self._co_wait_for_much(wanted)
+                else:
+                    yield self._readable
             self.waiting_to_receive = False
         self._received_head = head
         size = self.try_receive(view, self._burst >= BURST)
@@ -958,6 +969,18 @@ class Stream:
             self.waiting_to_receive = False
             size = self.try_receive(view)
         return size
+
+    def _co_wait_for_much(self, size: int) -> Coroutine[None]:
+        """Wait until *size* bytes have come, or less if that takes long."""
+
+        need = self._much
+        if need is None:
+            fast = _FAST_TLS if self.tls else _FAST
+            need = self._much = _MuchNeeded(self.sock, self._readable.fd, fast)
+        need.size = size
+        yield need
+        if need.raised:
+            need.lower()
 
     def raise_alert(self, exc: OSError) -> None:
         """Raise *exc* if it is an alert that the server has sent over TLS. Readers get it, too."""

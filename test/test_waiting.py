@@ -749,6 +749,78 @@ def test_pieces_of_a_large_body_are_received_together(
     assert received.sizes[1:] == [size]
 
 
+def read_pieces(conn: HTTPConnection, size: int) -> List[bytes]:
+    """Read a body into a buffer of *size* bytes."""
+    buffer = bytearray(size)
+    pieces = []
+    while True:
+        length = conn.readinto(buffer)
+        if not length:
+            return pieces
+        pieces.append(bytes(buffer[:length]))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the kernel is another one')
+@pytest.mark.parametrize('tls', [False, True])
+def test_large_buffer_is_filled_at_once(
+    connect: Any, serve: Any, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    """If it does not take long."""
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % size)
+        assert asked.wait(LIMIT)
+        for number in range(100):
+            peer.send(bytes([number]) * (size // 100))
+        peer.read_to_eof()
+
+    def receive(*args: Any) -> int:
+        received.append(real(*args))
+        return received[-1]
+
+    monkeypatch.setattr(_stream, '_GATHER_SECONDS', LIMIT / 2)
+    size = 200_000
+    asked = threading.Event()
+    received: List[int] = []
+    conn = connect(serve(handle, tls=tls))
+    conn.send_request('GET', '/')
+    conn.read_response()
+    real = _stream._recv_into
+    monkeypatch.setattr(_stream, '_recv_into', receive)
+    asked.set()
+    pieces = read_pieces(conn, 2 * size)
+    assert b''.join(pieces) == b''.join(bytes([n]) * (size // 100) for n in range(100))
+    if tls:
+        # The first one is a part of what was waited for, as its memory is smaller.
+        assert received[0] == _stream._TLS_RECEIVED
+    else:
+        assert len(pieces) == 1
+
+
+@pytest.mark.parametrize('tls', [False, True])
+def test_slow_pieces_are_read_into_a_large_buffer(connect: Any, serve: Any, tls: bool) -> None:
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n')
+        for _ in range(5):
+            assert go.acquire(timeout=LIMIT)
+            peer.send(b'x')
+        peer.read_to_eof()
+
+    go = threading.Semaphore(0)
+    conn = connect(serve(handle, tls=tls))
+    conn.send_request('GET', '/')
+    conn.read_response()
+    buffer = bytearray(1_000_000)
+    for _ in range(5):
+        go.release()
+        assert conn.readinto(buffer) == 1
+    conn.timeout = 0.1
+    with pytest.raises(ConnectionTimedOut):
+        conn.readinto(buffer)
+
+
 def trickle(peer: Peer, size: int, received: Received) -> None:
     """Answer with a body of *size* bytes, of which five come one at a time."""
     peer.read_request()
