@@ -642,9 +642,9 @@ class HTTPConnection(io.BufferedIOBase):
     def read(self, n: Optional[int] = None) -> bytes:
         """Read up to *n* bytes of the body.
 
-        Returns `bytes`: at least one byte, as soon as there is something; empty at the end of
-        the body, for *n* = 0, and if no body is being read. With `None` or a negative number, the
-        same as `readall`. Waits for the first byte.
+        Returns `bytes`: at least one byte, as soon as there is something (for 128 KiB or more see
+        `readinto`); empty at the end of the body, for *n* = 0, and if no body is being read. With
+        `None` or a negative number, the same as `readall`. Waits for the first byte.
 
         `ConnectionClosed` if the connection ends before the body does: data that have been
         returned are right, but not all. `InvalidResponse` or `UnsupportedResponse` if the end of
