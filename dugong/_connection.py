@@ -618,10 +618,7 @@ class HTTPConnection(io.BufferedIOBase):
             self._session.patient = patient
             return eval_coroutine(crt, self.timeout)
         # The sender may have begun a new session meanwhile.
-        session = self._session
-        session.assume_close = self.assume_close
-        session.strict_eof = self.strict_eof
-        session.patient = patient
+        session = self._session_for_reading(patient)
         # Not in two steps: an exception of a signal handler between them would lose the response.
         return session.take_response(self.timeout) or eval_coroutine(
             session.co_read_response(), self.timeout
@@ -633,11 +630,16 @@ class HTTPConnection(io.BufferedIOBase):
         With no request outstanding, and none being sent, it raises `StateError` at once.
         """
 
+        return self._session_for_reading(False).co_read_response()
+
+    def _session_for_reading(self, patient: bool) -> Session:
+        """Return the session to read a response from, with what counts for that."""
+
         session = self._session
         session.assume_close = self.assume_close
         session.strict_eof = self.strict_eof
-        session.patient = False
-        return session.co_read_response()
+        session.patient = patient
+        return session
 
     def read(self, n: Optional[int] = None) -> bytes:
         """Read up to *n* bytes of the body.

@@ -532,8 +532,7 @@ class Session:
             stream.perhaps_sent = 0
         if size < len(message):
             return [memoryview(message)[size:]]
-        if content is not None or request.close:
-            self._note_sent(request)
+        self._note_sent(request)
         return []
 
     def _co_send_left(self, request: Request, left: List[Data]) -> Coroutine[None]:
@@ -1021,10 +1020,7 @@ class Session:
                 if response is None:
                     size = stream.receive_answer(self.buf.space(), timeout)
                     if size is not None:
-                        if not size:
-                            raise ConnectionClosed(self._end_in_head())
-                        self.buf.e += size
-                        response = self._take_response(request)
+                        response = self._take_received_response(request, size)
                 return response
             except BaseException as exc:
                 self._reading_failed('reading a response', exc, True)
@@ -1051,10 +1047,7 @@ class Session:
                 response = self._take_response(request)
                 while response is None:
                     size = yield from stream.co_receive(self.buf.space(), True)
-                    if not size:
-                        raise ConnectionClosed(self._end_in_head())
-                    self.buf.e += size
-                    response = self._take_response(request)
+                    response = self._take_received_response(request, size)
                 return response
             except BaseException as exc:
                 self._reading_failed('reading a response', exc, True)
@@ -1109,6 +1102,14 @@ class Session:
             response = self._accept(request, head)
             if response is not None:
                 return response
+
+    def _take_received_response(self, request: Request, size: int) -> Optional[HTTPResponse]:
+        """The same when *size* bytes were received into the buffer; 0 is the end."""
+
+        if not size:
+            raise ConnectionClosed(self._end_in_head())
+        self.buf.e += size
+        return self._take_response(request)
 
     def _end_in_head(self) -> str:
         if self._block_reader is not None:
