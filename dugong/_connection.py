@@ -618,11 +618,7 @@ class HTTPConnection(io.BufferedIOBase):
             self._session.patient = patient
             return eval_coroutine(crt, self.timeout)
         # The sender may have begun a new session meanwhile.
-        session = self._session_for_reading(patient)
-        # Not in two steps: an exception of a signal handler between them would lose the response.
-        return session.take_response(self.timeout) or eval_coroutine(
-            session.co_read_response(), self.timeout
-        )
+        return self._session_for_reading(patient).read_response(self.timeout)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """Coroutine twin of `read_response`.
@@ -695,8 +691,7 @@ class HTTPConnection(io.BufferedIOBase):
         if type(self).co_readall is not _CO_READALL:
             # A subclass has its own.
             return eval_coroutine(self.co_readall(), self.timeout)
-        # Not in two steps: an exception of a signal handler between them would lose the data.
-        return self._session.take_rest() or eval_coroutine(self.co_readall(), self.timeout)
+        return self._session.readall(self.timeout)
 
     def co_readall(self) -> Coroutine[bytes]:
         """Coroutine twin of `readall`."""

@@ -1003,10 +1003,11 @@ class Session:
                 raise StateError('the connection is in use')
             peeking.release()
 
-    def take_response(self, timeout: Optional[float]) -> Optional[HTTPResponse]:
-        """Like `co_read_response`, but without a coroutine: the thread waits, and only once.
+    def read_response(self, timeout: Optional[float]) -> HTTPResponse:
+        """Like `co_read_response`, but the thread waits.
 
-        Returns `None` if there is more to wait for. `ConnectionTimedOut` after *timeout* seconds.
+        `ConnectionTimedOut` after *timeout* seconds. There is no coroutine if the head is there
+        after one wait, as it mostly is.
         """
 
         stream = self.stream
@@ -1014,19 +1015,20 @@ class Session:
         try:
             request = self._request_to_answer(False)
             try:
-                if not stream.connected and self._early_head is None:
-                    return None
-                response = self._take_response(request)
-                if response is None:
-                    size = stream.receive_answer(self.buf.space(), timeout)
-                    if size is not None:
-                        response = self._take_received_response(request, size)
-                return response
+                if stream.connected or self._early_head is not None:
+                    response = self._take_response(request)
+                    if response is None:
+                        size = stream.receive_answer(self.buf.space(), timeout)
+                        if size is not None:
+                            response = self._take_received_response(request, size)
+                    if response is not None:
+                        return response
             except BaseException as exc:
                 self._reading_failed('reading a response', exc, True)
                 raise
         finally:
             self.leave_role(stream.reading)
+        return eval_coroutine(self.co_read_response(), timeout)
 
     def co_read_response(self, pipelined: bool = False) -> Coroutine[HTTPResponse]:
         """Read the next response head that is for the caller, or with *pipelined* for a pipeline.
@@ -1256,8 +1258,8 @@ class Session:
         if stream.closed and (self.reading_body or (stream.forgotten and self.pending)):
             raise ConnectionClosed(stream.cause)
 
-    def take_rest(self) -> Optional[bytes]:
-        """Return the rest of the body if it is in the buffer, else `None`."""
+    def readall(self, timeout: Optional[float]) -> bytes:
+        """Like `co_readall`, but the thread waits, and if all is in the buffer, not at all."""
 
         self._enter_reading()
         try:
@@ -1268,12 +1270,14 @@ class Session:
                 data = self._take_rest(body)
                 if data is not None:
                     self._body_done()
-                return data
+                    # Without a further step, at which a signal handler could raise and lose it.
+                    return data
             except BaseException as exc:
                 self._reading_failed('reading a response body', exc, False)
                 raise
         finally:
             self.leave_role(self.stream.reading)
+        return eval_coroutine(self.co_readall(), timeout)
 
     def _take_rest(self, body: ResponseBody) -> Optional[bytes]:
         buf = self.buf
