@@ -7,7 +7,7 @@ that a connection which has not received anything yet costs next to nothing.
 
 from __future__ import annotations
 
-from io import BytesIO
+from io import BufferedReader, BytesIO, RawIOBase
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,19 +120,34 @@ class _Buffer:
         return data
 
 
+class _FillsNothing(RawIOBase):
+    """A file that says it has filled the memory that it is given, and leaves it as it is."""
+
+    # Not a method: no Python code, hence no signal handler, runs while a reader is in use.
+    readinto: Any = len
+
+    def readable(self) -> bool:
+        return True
+
+
+# `bytes(size)` would set all of the memory to zero before it is filled: a tenth of the time that
+# it takes to receive 1 MiB. A reader of blocks of one byte has its file fill the result itself.
+_unfilled = BufferedReader(_FillsNothing(), 1)
+
+
 class ResultBuffer:
     """A `bytes` object of *size* bytes that is filled through `view` before anybody sees it.
 
-    `bytearray` would have to be copied into `bytes` in the end. A `BytesIO` that is the only
-    owner of its initial value neither copies it nor touches its memory. CPython does not cope
-    with a `BytesIO` that is collected before the views of it, so the views, slices included,
-    must be released: this is a context manager that does it for `view`.
+    What is in it before is undefined. `bytearray` would have to be copied into `bytes` in the end.
+    A `BytesIO` that is the only owner of its initial value neither copies it nor touches its
+    memory. CPython does not cope with a `BytesIO` that is collected before the views of it, so the
+    views, slices included, must be released: this is a context manager that does it for `view`.
     """
 
     __slots__ = ('_file', 'view')
 
     def __init__(self, size: int) -> None:
-        self._file = BytesIO(bytes(size))
+        self._file = BytesIO(_unfilled.read(size))
         self.view = self._file.getbuffer()
 
     def __enter__(self) -> ResultBuffer:
@@ -142,7 +157,7 @@ class ResultBuffer:
         self.view.release()
 
     def finish(self, size: int) -> bytes:
-        """Return the first *size* bytes. The view cannot be used any more."""
+        """Return the first *size* bytes, all filled. The view cannot be used any more."""
 
         full = size == len(self.view)
         self.view.release()

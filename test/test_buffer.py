@@ -2,6 +2,7 @@
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
@@ -27,6 +28,7 @@ from dugong import (
     InvalidResponse,
     UnsupportedResponse,
 )
+from dugong._buffer import ResultBuffer
 
 # -- the buffer by itself -----------------------------------------------------------------------
 
@@ -181,6 +183,38 @@ def test_restore_without_enlarge_changes_nothing() -> None:
     buf = filled(b'hello', start=3)
     buf.restore()
     assert (buf.b, buf.e, bytes(buf.d[3:8])) == (3, 8, b'hello')
+
+
+# -- the memory of a result ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('size', [0, 1, 100, 1 << 16, (1 << 20) + 1])
+def test_result_is_what_was_put_into_its_view(size: int) -> None:
+    content = bytes(range(256)) * (size // 256) + bytes(range(size % 256))
+    with ResultBuffer(size) as result:
+        assert len(result.view) == size
+        result.view[:] = content
+        data = result.finish(size)
+    assert type(data) is bytes
+    assert data == content
+
+
+def test_result_may_be_less_than_there_was_room_for() -> None:
+    with ResultBuffer(1 << 16) as result:
+        result.view[:3] = b'abc'
+        assert result.finish(3) == b'abc'
+
+
+def test_results_of_several_threads_have_nothing_in_common() -> None:
+    def fill(byte: bytes) -> bytes:
+        with ResultBuffer(1 << 16) as result:
+            result.view[:] = byte * (1 << 16)
+            return result.finish(1 << 16)
+
+    contents = [bytes([value]) for value in range(200)]
+    with ThreadPoolExecutor(4) as pool:
+        for byte, data in zip(contents, pool.map(fill, contents, timeout=30)):
+            assert data == byte * (1 << 16)
 
 
 # -- the buffer of a connection -----------------------------------------------------------------
