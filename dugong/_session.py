@@ -1268,16 +1268,15 @@ class Session:
                 return b''
             try:
                 data = self._take_rest(body)
-                if data is not None:
-                    self._body_done()
-                    # Without a further step, at which a signal handler could raise and lose it.
-                    return data
+                if data is None:
+                    data = eval_coroutine(self._co_read_rest(body), timeout)
+                self._body_done()
+                return data
             except BaseException as exc:
                 self._reading_failed('reading a response body', exc, False)
                 raise
         finally:
             self.leave_role(self.stream.reading)
-        return eval_coroutine(self.co_readall(), timeout)
 
     def _take_rest(self, body: ResponseBody) -> Optional[bytes]:
         buf = self.buf
@@ -1299,14 +1298,7 @@ class Session:
             try:
                 data = self._take_rest(body)
                 if data is None:
-                    if (
-                        body.state is DATA
-                        and not body.chunked
-                        and body.remaining <= _MAX_ALLOCATION
-                    ):
-                        data = yield from self._co_read_known(body)
-                    else:
-                        data = yield from self._co_read_unknown(body)
+                    data = yield from self._co_read_rest(body)
                 self._body_done()
                 return data
             except BaseException as exc:
@@ -1314,6 +1306,11 @@ class Session:
                 raise
         finally:
             self.leave_role(self.stream.reading)
+
+    def _co_read_rest(self, body: ResponseBody) -> Coroutine[bytes]:
+        if body.state is DATA and not body.chunked and body.remaining <= _MAX_ALLOCATION:
+            return self._co_read_known(body)
+        return self._co_read_unknown(body)
 
     def _co_read_known(self, body: ResponseBody) -> Coroutine[bytes]:
         """Receive a body of known length into memory of that size."""
