@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Measure what no client in Python can do without: `python3 test/bench/floor.py`.
 
-Three exchanges of the benchmark, small documents one by one and pipelined, and an upload in
-pieces, by loops that do more and more of what has to be done, from nothing but system calls to our
-client. What a loop takes is a floor for every client that does as much as this loop, however it is
-written.
+Five exchanges of the benchmark, small documents one by one and pipelined, a body as a whole and
+one in pieces, and an upload in pieces, by loops that do more and more of what has to be done, from
+nothing but system calls to our client. What a loop takes is a floor for every client that does as
+much as this loop, however it is written.
 """
 
 import argparse
 import contextlib
 import select
+import socket
 import statistics
 import sys
 import threading
@@ -20,13 +21,14 @@ import webservers
 from clients import Server, Task, http_client, raw_client, require
 from environment import ROOT
 from run import cores
-from workloads import HEADER, HEADER_VALUE, KIB, WRITE_PIECE, content
+from workloads import HEADER, HEADER_VALUE, KIB, MIB, READ_BUFFER, WRITE_PIECE, content
 
 sys.path.insert(0, ROOT)
 
 from clients import dugong_client
 
 from dugong import HTTPResponse
+from dugong._buffer import ResultBuffer
 from dugong._parser import parse_head
 
 #: Requests that a loop is ahead of the answers, at most.
@@ -35,6 +37,11 @@ WINDOW = 64
 #: Python needs more than that for what it does between them.
 PAUSE = 8e-6
 TASK = Task('/small', content(KIB))
+MEDIUM = Task('/medium', content(MIB))
+LARGE = Task('/large', content(64 * MIB))
+LARGE_PIECES = len(LARGE.body) // READ_BUFFER
+#: To wake up for less than that takes longer than to receive it.
+GATHERED = 256 * KIB
 #: Pieces of an upload, and what is uploaded.
 PIECES = 1024
 UPLOAD = Task(
@@ -188,6 +195,100 @@ class Writer:
             self.raw.check_upload(UPLOAD)
 
 
+class Reader:
+    """Reads bodies without blocking: waits, and then receives what is there."""
+
+    def __init__(self, server: Server) -> None:
+        raw = raw_client.Client(server)
+        self.raw = raw
+        self.sock = raw.connection()
+        self.sock.setblocking(False)
+        poller = select.poll()
+        poller.register(self.sock, select.POLLIN)
+        self.poll = poller.poll
+        self.view = memoryview(bytearray(64 * KIB))
+        self.buffer = memoryview(bytearray(READ_BUFFER))
+        self.role = threading.Lock()
+        self.left = 0
+        # Room for half of a body of 1 MiB, or 8 MiB of a larger one, as our client makes it.
+        self.wait_for(512 * KIB)
+
+    def close(self) -> None:
+        self.sock.close()
+        self.raw.close()
+
+    def wait_for(self, size: int) -> None:
+        """Have the kernel report no less than *size* bytes."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+    def begin(self, task: Task) -> int:
+        """Send the request, receive what there is of the answer; returns how much."""
+        self.sock.send(self.raw.request(task.path))
+        self.wait_for(1)
+        self.poll(None)
+        return self.sock.recv_into(self.view)
+
+    def rest(self, size: int, begin: memoryview) -> bytes:
+        """The body of *size* bytes that begins with *begin*."""
+        with ResultBuffer(size) as result:
+            filled = len(begin)
+            result.view[:filled] = begin
+            while filled < size:
+                self.wait_for(min(size - filled, GATHERED))
+                self.poll(None)
+                with result.view[filled:] as target:
+                    filled += self.sock.recv_into(target)
+            return result.finish(size)
+
+    def whole(self, count: int) -> None:
+        head, size = self.raw.head_length(MEDIUM.path), len(MEDIUM.body)
+        body = b''
+        for _ in range(count):
+            del body
+            got = self.begin(MEDIUM)
+            body = self.rest(size, self.view[head:got])
+            require(len(body) == size, 'body')
+
+    def whole_and_strict(self, count: int) -> None:
+        body = b''
+        for _ in range(count):
+            del body
+            got = self.begin(MEDIUM)
+            octets = self.view.obj
+            end = octets.find(b'\r\n\r\n', 0, got)
+            head = parse_head(octets[:end].decode('latin1'))
+            length = int(head.framing['content-length'])
+            response = HTTPResponse('GET', MEDIUM.path, head.status, head.reason, head, length)
+            body = self.rest(length, self.view[end + 4 : got])
+            require(response.status == 200 and len(body) == len(MEDIUM.body), response)
+
+    def readinto(self, target: memoryview) -> int:
+        """As little as a method does that keeps two threads apart, knows what is left of the
+        body, and waits by itself."""
+        require(self.role.acquire(False), 'in use')
+        try:
+            if not self.left:
+                return 0
+            view = target[: self.left]
+            try:
+                got = self.sock.recv_into(view)
+            except BlockingIOError:
+                self.poll(None)
+                got = self.sock.recv_into(view)
+            require(got > 0, 'closed')
+            self.left -= got
+            return got
+        finally:
+            self.role.release()
+
+    def pieces(self, pieces: int) -> None:
+        head = self.raw.head_length(LARGE.path)
+        for _ in range(pieces // LARGE_PIECES):
+            self.left = len(LARGE.body) + head - self.begin(LARGE)
+            while self.readinto(self.buffer):
+                pass
+
+
 def measure(ladder: Ladder, server: Server, rounds: int, seconds: float) -> List[float]:
     """Seconds for one exchange in each of the loops, run in turn: medians."""
     counts = []
@@ -218,6 +319,14 @@ def _pipeline(client: Any, count: int) -> None:
     client.pipeline_coroutines(count, TASK)
 
 
+def _readall(client: Any, count: int) -> None:
+    client.readall(count, MEDIUM)
+
+
+def _readinto(client: Any, pieces: int) -> None:
+    client.readinto(pieces // LARGE_PIECES, LARGE)
+
+
 def _upload(client: Any, pieces: int) -> None:
     client.upload_pieces(pieces // PIECES, UPLOAD)
 
@@ -246,7 +355,28 @@ LADDERS = [
         ],
     ),
     Ladder(
-        'pieces of 64 KiB',
+        '1 MiB as a whole',
+        10,
+        [
+            Step('raw: one call for all of it', raw_client.Client, _readall),
+            Step('waits for what it receives', Reader, Reader.whole),
+            Step('and checks and returns what it got', Reader, Reader.whole_and_strict),
+            Step('dugong', dugong_client.Client, _readall),
+            Step('http.client', http_client.Client, _readall),
+        ],
+    ),
+    Ladder(
+        '64 MiB in pieces of 256 KiB',
+        LARGE_PIECES,
+        [
+            Step('raw: recv_into', raw_client.Client, _readinto),
+            Step('a method with a lock and a count', Reader, Reader.pieces),
+            Step('dugong', dugong_client.Client, _readinto),
+            Step('http.client', http_client.Client, _readinto),
+        ],
+    ),
+    Ladder(
+        'upload in pieces of 64 KiB',
         PIECES,
         [
             Step('raw: sendall', raw_client.Client, _upload),
