@@ -260,6 +260,8 @@ def test_floor_shows_all_ladders():
     assert [line.split('  ')[0] for line in lines if not line.startswith(' ')] == [
         'one by one',
         'pipelined',
-        'pieces of 64 KiB',
+        '1 MiB as a whole',
+        '64 MiB in pieces of 256 KiB',
+        'upload in pieces of 64 KiB',
     ]
-    assert sum('dugong' in line for line in lines) == 3
+    assert sum('dugong' in line for line in lines) == 5
