@@ -1,5 +1,6 @@
 """Section 10 of the contract: the read buffer, and everything with a tiny one."""
 
+import gc
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -188,7 +189,7 @@ def test_restore_without_enlarge_changes_nothing() -> None:
 # -- the memory of a result ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('size', [0, 1, 100, 1 << 16, (1 << 20) + 1])
+@pytest.mark.parametrize('size', [0, 1, 100, (1 << 17) - 1, 1 << 17, (1 << 20) + 1])
 def test_result_is_what_was_put_into_its_view(size: int) -> None:
     content = bytes(range(256)) * (size // 256) + bytes(range(size % 256))
     with ResultBuffer(size) as result:
@@ -199,22 +200,48 @@ def test_result_is_what_was_put_into_its_view(size: int) -> None:
     assert data == content
 
 
-def test_result_may_be_less_than_there_was_room_for() -> None:
-    with ResultBuffer(1 << 16) as result:
+@pytest.mark.parametrize('room', [1 << 10, 1 << 20])
+def test_result_may_be_less_than_there_was_room_for(room: int) -> None:
+    with ResultBuffer(room) as result:
         result.view[:3] = b'abc'
         assert result.finish(3) == b'abc'
 
 
-def test_results_of_several_threads_have_nothing_in_common() -> None:
-    def fill(byte: bytes) -> bytes:
-        with ResultBuffer(1 << 16) as result:
-            result.view[:] = byte * (1 << 16)
-            return result.finish(1 << 16)
+def fill(byte: bytes) -> bytes:
+    with ResultBuffer(1 << 18) as result:
+        result.view[:] = byte * (1 << 18)
+        return result.finish(1 << 18)
 
+
+def test_results_of_several_threads_have_nothing_in_common() -> None:
     contents = [bytes([value]) for value in range(200)]
     with ThreadPoolExecutor(4) as pool:
         for byte, data in zip(contents, pool.map(fill, contents, timeout=30)):
-            assert data == byte * (1 << 16)
+            assert data == byte * (1 << 18)
+
+
+def test_result_can_be_made_by_a_finalizer_while_another_one_is_made() -> None:
+    """In CPython before 3.12 the collector may run wherever an object is made."""
+    results: List[bytes] = []
+
+    def on_collection(phase: str, _: Any) -> None:
+        if phase == 'start':
+            try:
+                results.append(fill(b'a'))
+            except BaseException as exc:
+                results.append(repr(exc).encode())
+
+    threshold = gc.get_threshold()
+    gc.callbacks.append(on_collection)
+    gc.set_threshold(1)
+    try:
+        data = fill(b'b')
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(on_collection)
+    assert data == b'b' * (1 << 18)
+    assert results
+    assert set(results) == {b'a' * (1 << 18)}
 
 
 # -- the buffer of a connection -----------------------------------------------------------------
