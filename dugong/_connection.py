@@ -672,15 +672,15 @@ class HTTPConnection(io.BufferedIOBase):
         to a millisecond for others, as waking up for each of many small pieces takes longer.
         """
 
-        return eval_coroutine(self.co_readinto(buf), self.timeout)
+        if type(self).co_readinto is not _CO_READINTO:
+            # A subclass has its own.
+            return eval_coroutine(self.co_readinto(buf), self.timeout)
+        return self._session.readinto(_target(buf), self.timeout)
 
     def co_readinto(self, buf: Any) -> Coroutine[int]:
         """Coroutine twin of `readinto`."""
 
-        view = memoryview(buf)
-        if view.readonly:
-            raise TypeError('readinto needs a writable buffer')
-        return self._session.co_readinto(view.cast('B') if view.nbytes else memoryview(b''))
+        return self._session.co_readinto(_target(buf))
 
     def readall(self) -> bytes:
         """Read the rest of the body and return it as `bytes`, empty if there is none.
@@ -884,6 +884,16 @@ _CO_SEND_REQUEST = HTTPConnection.co_send_request
 _CO_WRITE = HTTPConnection.co_write
 _CO_READ_RESPONSE = HTTPConnection.co_read_response
 _CO_READALL = HTTPConnection.co_readall
+_CO_READINTO = HTTPConnection.co_readinto
+
+
+def _target(buf: Any) -> memoryview:
+    """Return the bytes of *buf*, to read into."""
+
+    view = memoryview(buf)
+    if view.readonly:
+        raise TypeError('readinto needs a writable buffer')
+    return view.cast('B') if view.nbytes else memoryview(b'')
 
 
 def _md5(data: memoryview) -> str:

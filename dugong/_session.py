@@ -1456,6 +1456,44 @@ class Session:
             received = yield from self._co_read_into(body, result.view)
             return result.finish(received)
 
+    def readinto(self, target: memoryview, timeout: Optional[float]) -> int:
+        """Like `co_readinto`, but the thread waits.
+
+        There is no coroutine if much has come already.
+        """
+
+        self._enter_reading()
+        try:
+            body = self._readable_body()
+            if body is None or not len(target):
+                return 0
+            try:
+                size = self._receive_into(body, target)
+                if size is None:
+                    size = eval_coroutine(self._co_read_into(body, target), timeout)
+                if body.state is DONE:
+                    self._body_done()
+                return size
+            except BaseException as exc:
+                self._reading_failed('reading a response body', exc, True)
+                raise
+        finally:
+            self.leave_role(self.stream.reading)
+
+    def _receive_into(self, body: ResponseBody, target: memoryview) -> Optional[int]:
+        """Receive into *target* as `_co_read_into` does with much, but return `None` instead of
+        waiting."""
+
+        buf = self.buf
+        if buf.b < buf.e or body.state is not DATA or not body.remaining >= _DIRECT <= len(target):
+            return None
+        with target[: body.remaining] as part:
+            size = self.stream.receive_now(part)
+        if size:
+            body.taken(size)
+        # The end is for `_co_read_into`, which meets it again.
+        return size or None
+
     def co_readinto(self, target: memoryview) -> Coroutine[int]:
         """Fill *target* with what there is."""
 

@@ -936,6 +936,18 @@ class Stream:
             self._drained = False
         return size
 
+    def receive_now(self, view: memoryview) -> Optional[int]:
+        """Like `co_receive` for a body, but return `None` instead of waiting.
+
+        For a thread, in which nobody else waits for a turn.
+        """
+
+        if self._drained and not self._at_end:
+            return None
+        self._burst = 0
+        self._received_head = False
+        return self.try_receive(view)
+
     def co_receive(
         self, view: memoryview, head: bool = False, fill: bool = False, much: bool = False
     ) -> Coroutine[int]:

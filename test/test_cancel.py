@@ -851,6 +851,37 @@ def test_interrupted_read_loses_nothing_in_silence(
     assert failures > 10
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason='traces the line of "finally" as well')
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_interrupted_read_past_the_buffer_loses_nothing_in_silence(
+    connect: Any, serve: Any
+) -> None:
+    """The same where data are received into the memory of the caller."""
+    path = '/length' + 1000 * 'x'
+    server = serve(answer_with_paths)
+    strikes = Strikes()
+    failures = 0
+    for number in strikes:
+        conn = connect(server)
+        conn._rbuf = dugong._Buffer(1 << 10)
+        conn.send_request('GET', path)
+        sock = conn._sock
+        conn.read_response()
+        data = conn.read(1 << 10)
+        assert len(conn._rbuf) == 0
+        target = bytearray(1 << 14)
+        with strikes():
+            data += target[: conn.readinto(target)]
+        try:
+            data += conn.readall()
+            assert data == path.encode() * MANY, number
+        except (ConnectionClosed, StateError):
+            failures += 1
+        conn.disconnect()
+        sock.close()
+    assert failures > 10
+
+
 @pytest.mark.parametrize('stream', [False, True])
 def test_interrupted_pipeline_confuses_and_repeats_nothing(
     stream: bool, connect: Any, serve: Any
