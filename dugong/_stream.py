@@ -942,9 +942,10 @@ class Stream:
         For a thread, in which nobody else waits for a turn.
         """
 
-        if self._drained and not self._at_end:
+        # After a burst it is only said to be drained, for others to get their turn.
+        if self._drained and self._burst < BURST and not self._at_end:
             return None
-        self._burst = 0
+        self._burst = -len(view)
         self._received_head = False
         return self.try_receive(view)
 

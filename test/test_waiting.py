@@ -618,6 +618,36 @@ def test_reader_waits_until_tls_can_send_first(connect: Any, blocking: bool) -> 
         assert dugong.eval_coroutine(conn.co_read_response(), conn.timeout).status == 200
 
 
+def test_blocking_readinto_waits_for_no_turn(connect: Any, waits: Waits) -> None:
+    """However much has come: nothing else could be done in this thread meanwhile."""
+
+    class Endless(socket.socket):
+        __slots__ = ()
+
+        def recv_into(self, view: Any, *args: Any) -> int:
+            return len(view)
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n')
+        assert headed.wait(LIMIT)
+        peer.send(bytes(1 << 10))
+        peer.read_to_eof()
+
+    headed = threading.Event()
+    target = bytearray(1 << 20)
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    conn._sock.__class__ = Endless
+    headed.set()
+    assert conn.readinto(target) == len(target)
+    before = waits.sleeps
+    for _ in range(8):
+        assert conn.readinto(target) == len(target)
+    assert waits.sleeps == before
+
+
 def test_answer_after_a_large_body_is_not_received_in_vain(connect: Any) -> None:
     """A failing call costs more than to wait first."""
     in_vain = 0
