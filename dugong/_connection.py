@@ -672,8 +672,8 @@ class HTTPConnection(io.BufferedIOBase):
         to a millisecond for others, as waking up for each of many small pieces takes longer.
         """
 
-        if type(self).co_readinto is not _CO_READINTO:
-            # A subclass has its own.
+        if getattr(self.co_readinto, '__func__', None) is not _CO_READINTO:
+            # A subclass or the object has its own.
             return eval_coroutine(self.co_readinto(buf), self.timeout)
         return self._session.readinto(_target(buf), self.timeout)
 
