@@ -130,6 +130,7 @@ class _FillsNothing(RawIOBase):
         return True
 
     def close(self) -> None:
+        # A reader that is collected closes its file, which is for all of them.
         pass
 
 

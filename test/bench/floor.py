@@ -15,7 +15,7 @@ import statistics
 import sys
 import threading
 import time
-from typing import Any, Callable, List, NamedTuple
+from typing import Any, Callable, List, NamedTuple, Tuple
 
 import webservers
 from clients import Server, Task, http_client, raw_client, require
@@ -68,6 +68,15 @@ class Ladder(NamedTuple):
     steps: List[Step]
 
 
+def read_head(buffer: bytearray, start: int, path: str) -> Tuple[HTTPResponse, int, int]:
+    """The response whose head begins at *start*, where its body begins, and how long that is."""
+    end = buffer.find(b'\r\n\r\n', start)
+    head = parse_head(buffer[start:end].decode('latin1'))
+    length = int(head.framing['content-length'])
+    response = HTTPResponse('GET', path, head.status, head.reason, head, length)
+    return response, end + 4, length
+
+
 class Loops:
     """The loops with small documents, on one connection."""
 
@@ -93,19 +102,15 @@ class Loops:
 
     def take(self, start: int) -> int:
         """Make a response of the octets at *start*; return where it ends."""
-        buffer = self.buffer
-        end = buffer.find(b'\r\n\r\n', start)
-        head = parse_head(buffer[start:end].decode('latin1'))
-        length = int(head.framing['content-length'])
-        response = HTTPResponse('GET', TASK.path, head.status, head.reason, head, length)
-        body = bytes(self.view[end + 4 : end + 4 + length])
+        response, begin, length = read_head(self.buffer, start, TASK.path)
+        body = bytes(self.view[begin : begin + length])
         require(
             response.status == 200
             and response.headers[HEADER] == HEADER_VALUE
             and body == TASK.body,
             response,
         )
-        return end + 4 + length
+        return begin + length
 
     def busy(self, count: int) -> None:
         for _ in range(count):
@@ -206,19 +211,18 @@ class Reader:
         poller = select.poll()
         poller.register(self.sock, select.POLLIN)
         self.poll = poller.poll
-        self.view = memoryview(bytearray(64 * KIB))
-        self.buffer = memoryview(bytearray(READ_BUFFER))
+        self.buffer = bytearray(64 * KIB)
+        self.view = memoryview(self.buffer)
+        self.target = memoryview(bytearray(READ_BUFFER))
         self.role = threading.Lock()
         self.left = 0
-        # Room for half of a body of 1 MiB, or 8 MiB of a larger one, as our client makes it.
-        self.wait_for(512 * KIB)
 
     def close(self) -> None:
         self.sock.close()
         self.raw.close()
 
     def wait_for(self, size: int) -> None:
-        """Have the kernel report no less than *size* bytes."""
+        """Have the kernel report no less than *size* bytes, and make room for them."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     def begin(self, task: Task) -> int:
@@ -240,27 +244,29 @@ class Reader:
                     filled += self.sock.recv_into(target)
             return result.finish(size)
 
-    def whole(self, count: int) -> None:
-        head, size = self.raw.head_length(MEDIUM.path), len(MEDIUM.body)
+    def whole(self, count: int, look: Callable[[], Tuple[int, int]]) -> None:
+        """*look* tells where the body begins, and how long it is."""
+        # Room for half of a body, as our client makes it.
+        self.wait_for(len(MEDIUM.body) // 2)
         body = b''
         for _ in range(count):
             del body
             got = self.begin(MEDIUM)
-            body = self.rest(size, self.view[head:got])
-            require(len(body) == size, 'body')
+            begin, length = look()
+            body = self.rest(length, self.view[begin:got])
+            require(len(body) == len(MEDIUM.body), 'body')
 
-    def whole_and_strict(self, count: int) -> None:
-        body = b''
-        for _ in range(count):
-            del body
-            got = self.begin(MEDIUM)
-            octets = self.view.obj
-            end = octets.find(b'\r\n\r\n', 0, got)
-            head = parse_head(octets[:end].decode('latin1'))
-            length = int(head.framing['content-length'])
-            response = HTTPResponse('GET', MEDIUM.path, head.status, head.reason, head, length)
-            body = self.rest(length, self.view[end + 4 : got])
-            require(response.status == 200 and len(body) == len(MEDIUM.body), response)
+    def whole_unchecked(self, count: int) -> None:
+        known = self.raw.head_length(MEDIUM.path), len(MEDIUM.body)
+        self.whole(count, lambda: known)
+
+    def whole_strict(self, count: int) -> None:
+        self.whole(count, self.look)
+
+    def look(self) -> Tuple[int, int]:
+        response, begin, length = read_head(self.buffer, 0, MEDIUM.path)
+        require(response.status == 200, response)
+        return begin, length
 
     def readinto(self, target: memoryview) -> int:
         """As little as a method does that keeps two threads apart, knows what is left of the
@@ -283,9 +289,11 @@ class Reader:
 
     def pieces(self, pieces: int) -> None:
         head = self.raw.head_length(LARGE.path)
+        # No more than that, as in our client.
+        self.wait_for(8 * MIB)
         for _ in range(pieces // LARGE_PIECES):
             self.left = len(LARGE.body) + head - self.begin(LARGE)
-            while self.readinto(self.buffer):
+            while self.readinto(self.target):
                 pass
 
 
@@ -359,8 +367,8 @@ LADDERS = [
         10,
         [
             Step('raw: one call for all of it', raw_client.Client, _readall),
-            Step('waits for what it receives', Reader, Reader.whole),
-            Step('and checks and returns what it got', Reader, Reader.whole_and_strict),
+            Step('waits for what it receives', Reader, Reader.whole_unchecked),
+            Step('and checks and returns what it got', Reader, Reader.whole_strict),
             Step('dugong', dugong_client.Client, _readall),
             Step('http.client', http_client.Client, _readall),
         ],
