@@ -251,7 +251,7 @@ class ResponseBody:
                     False, package.MAX_LINE_SIZE, package.MAX_HEADER_SIZE
                 )
             elif state is CHUNK_END:
-                end = buf.d[buf.b : min(buf.b + 2, buf.e)]
+                end = buf.memory[buf.b : min(buf.b + 2, buf.e)]
                 if not b'\r\n'.startswith(end):
                     raise InvalidResponse(f'no CRLF after the data of a chunk: {excerpt(end)}')
                 if len(end) < 2:
@@ -270,10 +270,10 @@ class ResponseBody:
 
     def _next_size(self, buf: _Buffer) -> Optional[int]:
         begin = buf.b
-        end = buf.d.find(b'\n', begin, buf.e) + 1
+        end = buf.memory.find(b'\n', begin, buf.e) + 1
         partial = self._partial
         if end and not partial:
-            line = buf.d[begin:end]
+            line = buf.memory[begin:end]
         else:
             partial += buf.view[begin : end or buf.e]
             buf.b = end or buf.e
@@ -354,7 +354,7 @@ class ResponseBody:
             source: Union[bytes, memoryview]
             if self.remaining >= _LARGE_CHUNK:
                 source = buf.view[: buf.e]
-                startswith = buf.d.startswith
+                startswith = buf.memory.startswith
                 base = 0
             else:
                 # Slices of bytes are the cheapest there are; for many of them it pays to copy

@@ -14,38 +14,41 @@ if TYPE_CHECKING:
     from typing import Any, Iterable, Optional, Union
 
 
+_NO_MEMORY = bytearray()
+_NO_VIEW = memoryview(_NO_MEMORY)
+
+
 class _Buffer:
     """Fixed-size buffer of *size* bytes.
 
     Attributes: `d` (bytearray, its length never changes), `b` (int, offset of the first unread
-    byte), `e` (int, offset behind the last unread byte) and `view` (memoryview of `d`).
-    `len()` gives the number of unread bytes. Only between `enlarge` and `restore` there is other
-    memory than that of *size* bytes.
+    byte) and `e` (int, offset behind the last unread byte). `memory` and `view` (memoryview) are
+    the same as `d`, but empty as long as nobody has asked for that or for space. `len()` gives the
+    number of unread bytes. Only between `enlarge` and `restore` there is other memory than that of
+    *size* bytes.
     """
 
     __module__ = 'dugong'
-    __slots__ = ('_usual', 'b', 'd', 'e', 'size', 'view')
-
-    b: int
-    d: bytearray
-    e: int
-    size: int
-    view: memoryview
+    __slots__ = ('_usual', 'b', 'e', 'memory', 'size', 'view')
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.b = 0
         self.e = 0
+        self.memory = _NO_MEMORY
+        self.view = _NO_VIEW
         # The usual memory while there is another one.
         self._usual: Optional[bytearray] = None
 
-    def __getattr__(self, name: str) -> Any:
-        # Reached only as long as the memory is not allocated: slots without a value.
-        if name not in ('d', 'view'):
-            raise AttributeError(name)
-        self.d = bytearray(self.size)
-        self.view = memoryview(self.d)
-        return getattr(self, name)
+    @property
+    def d(self) -> bytearray:
+        if self.view is _NO_VIEW:
+            self._allocate()
+        return self.memory
+
+    def _allocate(self) -> None:
+        self.memory = bytearray(self.size)
+        self.view = memoryview(self.memory)
 
     def __len__(self) -> int:
         return self.e - self.b
@@ -60,7 +63,7 @@ class _Buffer:
 
         length = self.e - self.b
         if self.b and length:
-            self.view[:length] = self.d[self.b : self.e]
+            self.view[:length] = self.memory[self.b : self.e]
         self.b = 0
         self.e = length
 
@@ -69,6 +72,8 @@ class _Buffer:
 
         if self.b == self.e:
             self.b = self.e = 0
+            if self.view is _NO_VIEW:
+                self._allocate()
             return self.view
         if self.e == len(self.view) and self.b:
             self.compact()
@@ -94,7 +99,7 @@ class _Buffer:
         view = memoryview(memory)
         length = self.e - self.b
         view[:length] = self.view[self.b : self.e]
-        self.d = memory
+        self.memory = memory
         self.view = view
         self.b = 0
         self.e = length
@@ -115,7 +120,7 @@ class _Buffer:
     def exhaust(self) -> bytearray:
         """Remove and return all unread data. The result is the caller's."""
 
-        data = self.d[self.b : self.e]
+        data = self.memory[self.b : self.e]
         self.b = self.e = 0
         return data
 

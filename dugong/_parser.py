@@ -265,7 +265,7 @@ class BlockReader:
         come to that; then the offending bytes are in `collected()`.
         """
 
-        data = buf.d
+        data = buf.memory
         while buf.b < buf.e:
             end = data.find(b'\n', buf.b, buf.e) + 1
             self._partial += buf.view[buf.b : end or buf.e]

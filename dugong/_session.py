@@ -808,7 +808,7 @@ class Session:
         """Receive what is there; `ConnectionClosed` if that is the end, or cannot be right."""
 
         buf = self.buf
-        found = bytes(buf.d[buf.b : buf.e]) if buf.b < buf.e else b''
+        found = bytes(buf.memory[buf.b : buf.e]) if buf.b < buf.e else b''
         try:
             head = self._buffered_head() if found else None
             while head is None:
@@ -1129,11 +1129,11 @@ class Session:
         reader = self._block_reader
         if reader is None:
             begin = buf.b
-            end = buf.d.find(b'\r\n\r\n', begin, buf.e)
+            end = buf.memory.find(b'\r\n\r\n', begin, buf.e)
             # A head within the smaller limit is within both; the others are counted exactly.
             size = end - begin
             if 0 <= size <= package.MAX_LINE_SIZE and size <= package.MAX_HEADER_SIZE:
-                head = parse_head(buf.d[begin:end].decode('latin1'))
+                head = parse_head(buf.memory[begin:end].decode('latin1'))
                 buf.b = end + 4
                 if buf.b == buf.e:
                     buf.b = buf.e = 0
