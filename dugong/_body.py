@@ -153,7 +153,8 @@ class ResponseBody:
                 # Section 6.1: close after a message with both, it may be an attack.
                 self.close_after = self.close_after or length is not None
             else:
-                self._refuse(InvalidResponse(f'unsupported Transfer-Encoding: {excerpt(codings)}'))
+                shown = excerpt(codings.strip(' \t'))
+                self._refuse(InvalidResponse(f'unsupported Transfer-Encoding: {shown}'))
         # Rules 5 and 6
         elif length is not None:
             try:

@@ -25,11 +25,11 @@ class _Buffer:
     byte) and `e` (int, offset behind the last unread byte). `memory` and `view` (memoryview) are
     the same as `d`, but empty as long as nobody has asked for that or for space. `len()` gives the
     number of unread bytes. Only between `enlarge` and `restore` there is other memory than that of
-    *size* bytes.
+    *size* bytes, which is in `usual` meanwhile, else that is `None`.
     """
 
     __module__ = 'dugong'
-    __slots__ = ('_usual', 'b', 'e', 'memory', 'size', 'view')
+    __slots__ = ('b', 'e', 'memory', 'size', 'usual', 'view')
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -37,8 +37,7 @@ class _Buffer:
         self.e = 0
         self.memory = _NO_MEMORY
         self.view = _NO_VIEW
-        # The usual memory while there is another one.
-        self._usual: Optional[bytearray] = None
+        self.usual: Optional[bytearray] = None
 
     @property
     def d(self) -> bytearray:
@@ -82,18 +81,18 @@ class _Buffer:
     def enlarge(self, size: int) -> None:
         """Use memory of *size* bytes until `restore`, unless it is as large already."""
 
-        if self._usual is None and size > self.size:
+        if self.usual is None and size > self.size:
             usual = self.d
             self._move_to(bytearray(size))
-            self._usual = usual
+            self.usual = usual
 
     def restore(self) -> None:
         """Use the memory of before `enlarge` again, if the unread data fit into it."""
 
-        usual = self._usual
+        usual = self.usual
         if usual is not None and self.e - self.b <= self.size:
             self._move_to(usual)
-            self._usual = None
+            self.usual = None
 
     def _move_to(self, memory: bytearray) -> None:
         view = memoryview(memory)

@@ -94,6 +94,10 @@ class HTTPConnection(io.BufferedIOBase):
 
     __module__ = 'dugong'
 
+    # What each request looks up. The attributes in the dict of a class that is derived from one
+    # in C, as this one is, are slow.
+    __slots__ = ('_origin', '_plain_end', '_session', '_start', 'timeout')
+
     #: If true, a response with neither a length nor chunked coding is read until the server
     #: closes the connection (RFC 9112, section 6.3, rule 8) although the server does not say
     #: `Connection: close`. Else reading such a body raises `UnsupportedResponse`.

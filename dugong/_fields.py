@@ -22,9 +22,6 @@ class ResponseFields(Message):
 
     _headers: List[Tuple[str, str]]
 
-    # Whether there are `_headers` and the like.
-    _split = False
-
     def __init__(self, fields: str, lowered: Optional[str] = None) -> None:
         # What `Message` would set here is missing until it is asked for, see `__getattr__`.
         self._fields = fields
@@ -36,6 +33,7 @@ class ResponseFields(Message):
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
         super().__init__()
         self._headers = split_fields(self._fields)
+        # Last, as another thread may be looking up a field meanwhile.
         self._split = True
         # What the caller has set before stays.
         self.__dict__.update(state)
@@ -44,14 +42,17 @@ class ResponseFields(Message):
     def get(self, name: str, failobj: Any = None) -> Any:
         """Return the value of the first field *name* (str), *failobj* if there is none."""
 
-        if self._split or ':' in name:
+        # Not as attributes, which are slow in a class with `__getattr__`.
+        state = self.__dict__
+        if '_split' in state or ':' in name:
             return super().get(name, failobj)
         mark = f'\r\n{name.lower()}:'
-        begin = self._lowered.find(mark)
+        begin = state['_lowered'].find(mark)
         if begin < 0:
             return failobj
         begin += len(mark)
-        end = self._fields.find('\r\n', begin)
-        return self._fields[begin : end if end >= 0 else None].strip(' \t')
+        fields = state['_fields']
+        end = fields.find('\r\n', begin)
+        return fields[begin : end if end >= 0 else None].strip(' \t')
 
     __getitem__ = get

@@ -43,7 +43,7 @@ _VERSION = b'HTTP/1.'
 # nothing, where no name and colon follow. To look only there takes less time than a pattern
 # for all of the block.
 _find_notable_lines = re.compile(
-    r'\r(?:\n(connection|content-length|transfer-encoding):([^\r]*)'
+    r'\r(?:\n(connection|content-length|transfer-encoding):[ \t]*([^\r]*)'
     rf'|(?!\n[{TOKEN_CHARACTERS}]+:))'
 ).findall
 
@@ -74,8 +74,8 @@ class ResponseHead:
     *minor* (int) is the minor HTTP version, *status* (int) and *reason* (str) are from the status
     line, too. *fields* (str) are the field lines, each with a CRLF before it, and *lowered* (str)
     the same in lower case. *framing* maps the names of those fields that tell where the message
-    ends, and whether it is the last one, to their values, all in lower case; several values are
-    joined by commas (RFC 9110, section 5.3).
+    ends, and whether it is the last one, to their values, all in lower case, with the blanks that
+    may follow them; several values are joined by commas (RFC 9110, section 5.3).
     """
 
     __slots__ = ('fields', 'framing', 'lowered', 'minor', 'reason', 'status')
@@ -119,10 +119,12 @@ def parse_head(text: str) -> ResponseHead:
         lowered = fields.lower()
         found = _framing_fields(lowered)
         assert found is not None
-    framing: Dict[str, str] = {}
-    for name, value in found:
-        value = value.strip(' \t')
-        framing[name] = f'{framing[name]}, {value}' if name in framing else value
+    framing = dict(found)
+    if len(framing) < len(found):
+        framing = {
+            name: ', '.join(value.strip(' \t') for other, value in found if other == name)
+            for name in framing
+        }
     return ResponseHead(minor, status, reason, fields, lowered, framing)
 
 
@@ -224,6 +226,7 @@ def parse_content_length(value: str) -> int:
 
     if _is_length(value):
         return int(value)
+    value = value.strip(' \t')
     lengths = [
         int(m) if _is_length(m) else None for m in (m.strip(' \t') for m in value.split(','))
     ]

@@ -532,7 +532,8 @@ class Session:
             stream.perhaps_sent = 0
         if size < len(message):
             return [memoryview(message)[size:]]
-        self._note_sent(request)
+        if request.close or content is not None:
+            self._note_sent(request)
         return []
 
     def _co_send_left(self, request: Request, left: List[Data]) -> Coroutine[None]:
@@ -1220,8 +1221,9 @@ class Session:
         if response is not None:
             response._trailers = body.trailers
             self.response = None
-        # Unless what is behind this body does not fit; then it is done after a later one.
-        self.buf.restore()
+        if self.buf.usual is not None:
+            # Unless what is behind this body does not fit; then it is done after a later one.
+            self.buf.restore()
         if self.ended is not None and self.fault is None:
             self.stream.finish(self.ended)
 

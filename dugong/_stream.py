@@ -35,6 +35,7 @@ import threading
 import weakref
 from _thread import allocate_lock
 from contextlib import suppress
+from operator import attrgetter
 from time import monotonic, perf_counter, sleep
 
 from ._exceptions import ConnectionClosed, ConnectionTimedOut
@@ -260,12 +261,6 @@ class TlsSocket(socket.socket):
         # The error that has shown in `recv_into` that the connection is gone.
         self._lost: Optional[Tuple[Any, ...]] = None
 
-    def __getattr__(self, name: str) -> Any:
-        # `getpeercert`, `cipher` and whatever else tells about the TLS connection.
-        if name in TlsSocket.__slots__:
-            raise AttributeError(name)
-        return getattr(self._object, name)
-
     def do_handshake(self) -> None:
         """Shake hands as far as that goes."""
 
@@ -429,6 +424,13 @@ class TlsSocket(socket.socket):
             # The kernel reports it only once, and then an end.
             self._lost = exc.args
         return True
+
+
+# `getpeercert`, `cipher` and whatever else tells about the TLS connection. Not by `__getattr__`,
+# as all attributes of a class that has it are slow.
+for _name in dir(ssl.SSLObject):
+    if not (_name.startswith('_') or hasattr(TlsSocket, _name) or _name in ('read', 'write')):
+        setattr(TlsSocket, _name, property(attrgetter(f'_object.{_name}')))
 
 
 class Stream:
