@@ -259,7 +259,7 @@ class Session:
 
         # In this order: a reader may have the head of the response, and only now get to its body.
         stream = self.stream
-        if (stream.connected and stream.reading.locked()) or self.reading_body:
+        if (stream.connected and not stream.reading) or self.reading_body:
             return stream.cause
         return self.lost_body
 
@@ -291,7 +291,7 @@ class Session:
             return True
         if not pending:
             return self.lost is not None or self.send_fault is not None
-        return self.stream.sending.locked()
+        return not self.stream.sending
 
     def wait_for_sender(self, timeout: Optional[float]) -> bool:
         """Wait until another thread sends a request, or until it is clear that none does.
@@ -373,7 +373,7 @@ class Session:
 
     def leave_role(self, role: Any) -> None:
         try:
-            role.release()
+            role.append(None)
             stream = self.stream
             waiter = stream.role_waiter
             if waiter is not None and role is stream.reading:
@@ -391,8 +391,10 @@ class Session:
         # First, as it is Python code: a signal handler that raises there leaves the role free.
         sender = current_thread()
         stream = self.stream
-        if not stream.sending.acquire(False):
-            raise StateError('another thread or coroutine is sending on this connection')
+        try:
+            stream.sending.pop()
+        except IndexError:
+            raise StateError('another thread or coroutine is sending on this connection') from None
         self.sender = sender
         stream.sender_waits = False
         stream.perhaps_sent = 0
@@ -559,7 +561,7 @@ class Session:
 
         with suppress(ValueError):
             self.pending.remove(request)
-        if self.stream.connected and self.stream.reading.locked():
+        if self.stream.connected and not self.stream.reading:
             self.fail(ConnectionClosed('the request that a reader waits for could not be sent'))
 
     def _sending_failed(self, request: Request, exc: BaseException) -> None:
@@ -738,7 +740,7 @@ class Session:
             bool(pending)
             and pending[0].body is body
             and not self.reading_body
-            and not self.stream.reading.locked()
+            and bool(self.stream.reading)
         )
 
     def _peek(self, look: Callable[..., Any], *args: Any) -> None:
@@ -747,7 +749,7 @@ class Session:
         stream = self.stream
         # A reader that comes in this moment waits for the end of it, see `_enter_reading`.
         with stream.peeking:
-            if not stream.reading.locked():
+            if stream.reading:
                 look(*args)
 
     def _receive_at_once(self) -> Optional[int]:
@@ -858,9 +860,19 @@ class Session:
         """
 
         rest: Optional[Coroutine[None]] = None
+        stream = self.stream
         self.enter_sending()
         try:
-            body = self._body_to_write()
+            body = self.upload
+            # For each write: a call that finds nothing to raise would take a tenth of its time.
+            if (
+                body is None
+                or body.state is not WRITING
+                or stream.closed
+                or self.fault is not None
+                or not self.lost is self.send_fault is self.ended is self.closing is None
+            ):
+                body = self._body_to_write()
             view = data if type(data) is bytes else as_bytes(data)
             if view is None:
                 left: Union[Source, List[Data]] = self._source_to_write(data, body)
@@ -880,12 +892,12 @@ class Session:
                     else:
                         # A refusal may be in the buffer, where the socket does not tell of it.
                         at_once = blocking and self.buf.b == self.buf.e
-                        sent = self.stream.try_send(view, at_once) or 0
+                        sent = stream.try_send(view, at_once) or 0
                         body.written(sent)
                         if sent == size:
                             return None
                         left = [memoryview(view)[sent:]]
-                held = [self.stream.sending]
+                held = [stream.sending]
                 rest = self._co_write_rest(body, left, held)
                 next(rest)
                 return rest
@@ -898,7 +910,7 @@ class Session:
                 raise
         finally:
             if rest is None:
-                self.leave_role(self.stream.sending)
+                self.leave_role(stream.sending)
 
     def _source_to_write(self, data: Any, body: RequestBody) -> StreamSource:
         if not is_stream(data):
@@ -974,33 +986,29 @@ class Session:
     def _body_to_write(self) -> RequestBody:
         """Return the request body that is being written, or raise why there is none."""
 
+        # In this order: another thread may have ended the body a moment ago.
         body = self.upload
-        # For each write: calls that find nothing to raise would take a tenth of its time.
-        if (
-            body is None
-            or body.state is not WRITING
-            or self.stream.closed
-            or self.fault is not None
-            or not self.lost is self.send_fault is self.ended is self.closing is None
-        ):
-            # In this order: another thread may have ended the body a moment ago.
-            self._check_writing()
-            if body is None:
-                raise StateError('no request body is being written')
-            body.check_writable()
+        self._check_writing()
+        if body is None:
+            raise StateError('no request body is being written')
+        body.check_writable()
         return body
 
     # Receiving
 
     def _enter_reading(self) -> None:
-        if not self.stream.reading.acquire(False):
-            raise StateError('another thread or coroutine is reading from this connection')
+        try:
+            self.stream.reading.pop()
+        except IndexError:
+            raise StateError(
+                'another thread or coroutine is reading from this connection'
+            ) from None
         peeking = self.stream.peeking
         if peeking.locked():
             # A sender receives what is there, without waiting. The limit is there for a signal
             # handler in the middle of that, which would wait for itself.
             if not peeking.acquire(True, 1):
-                self.stream.reading.release()
+                self.stream.reading.append(None)
                 raise StateError('the connection is in use')
             peeking.release()
 
@@ -1081,11 +1089,7 @@ class Session:
                 raise ConnectionClosed(self.ended)
         if request.pipelined is not pipelined:
             raise StateError(_PIPELINED)
-        if (
-            request.body.state is WRITING
-            and not (pipelined or self.patient)
-            and not stream.sending.locked()
-        ):
+        if request.body.state is WRITING and not (pipelined or self.patient) and stream.sending:
             raise StateError('the request body was not written to its end')
         return request
 

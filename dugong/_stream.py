@@ -1,8 +1,8 @@
 """The one room that touches the socket and yields `PollNeeded`.
 
 A `Stream` is one attempt to connect and the connection that comes of it. It is used in two
-roles, which may be played by two threads or coroutines: one receives and one sends. Each holds
-the lock of its role while it is at work or suspended.
+roles, which may be played by two threads or coroutines: one receives and one sends. Each has
+taken the token of its role while it is at work or suspended.
 
 *Waiting.* Sockets are non-blocking. A call is tried first, and on "would block" a `PollNeeded`
 is yielded and the call tried again; being resumed for nothing is harmless. Where the previous
@@ -445,8 +445,9 @@ class Stream:
     bytes of those that were to be sent last may have been sent without an account of it: TLS gives
     none of the records that it has sent before it could send no more, and an exception of a signal
     handler may take the place of the result. Who has noted the result sets it to 0. `reading` and
-    `sending` are the locks of the two roles; `role_waiter` is the `Signal` of a sender that waits
-    for the reading role to become free, if there is one.
+    `sending` are the tokens of the two roles: lists whose only item is taken out by who plays the
+    role. (For that, a lock takes ten times as long.) `role_waiter` is the `Signal` of a sender that
+    waits for the reading role to become free, if there is one.
     """
 
     __slots__ = (
@@ -507,8 +508,8 @@ class Stream:
         self.waiting_to_receive = False
         # True while the sending role is suspended in a wait.
         self.sender_waits = False
-        self.reading = allocate_lock()
-        self.sending = allocate_lock()
+        self.reading: List[None] = [None]
+        self.sending: List[None] = [None]
         # Held for a moment by a sender that receives what is there while nobody reads.
         self.peeking = allocate_lock()
         # Reentrant, as a finalizer or a signal handler may strike while it is held.
@@ -1178,7 +1179,7 @@ class Stream:
         end = monotonic() + 1
         # A test may have stopped the clock.
         for _ in range(5000):
-            if self.sender_waits or not self.sending.locked() or monotonic() >= end:
+            if self.sender_waits or self.sending or monotonic() >= end:
                 break
             sleep(0.0002)
 
@@ -1307,8 +1308,7 @@ class Stream:
             self.cause = cause
         with self._close_lock:
             self.closed = True
-            busy = self.reading.locked() or self.sending.locked()
-            if not busy:
+            if self.reading and self.sending:
                 self._close()
             elif self.sock is not None:
                 # It fails if it is not connected yet, or not any more.
@@ -1319,7 +1319,7 @@ class Stream:
     def finish(self, cause: str) -> None:
         """Like `abort`, for the reading role, which closes by itself when it is left."""
 
-        if self.sending.locked():
+        if not self.sending:
             self.abort(cause)
         elif not self.closed:
             self.cause = cause
@@ -1329,7 +1329,7 @@ class Stream:
         """Close what `abort` left open; to be called after a role was released."""
 
         with self._close_lock:
-            if not (self.reading.locked() or self.sending.locked()):
+            if self.reading and self.sending:
                 self._close()
 
     def _close(self) -> None:
@@ -1362,9 +1362,9 @@ class Stream:
         self.cause = 'the connection belongs to the parent process'
         self._close_lock = threading.RLock()
         self._tls_lock = None
-        for lock in ('reading', 'sending', 'peeking'):
-            # Threads that held them do not exist in this process.
-            setattr(self, lock, allocate_lock())
+        # Threads that had them do not exist in this process.
+        self.reading, self.sending = [None], [None]
+        self.peeking = allocate_lock()
         if sock is not None:
             with suppress(OSError):
                 sock.close()
