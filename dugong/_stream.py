@@ -446,7 +446,7 @@ class Stream:
     none of the records that it has sent before it could send no more, and an exception of a signal
     handler may take the place of the result. Who has noted the result sets it to 0. `reading` and
     `sending` are the tokens of the two roles: lists whose only item is taken out by who plays the
-    role. (For that, a lock takes ten times as long.) `role_waiter` is the `Signal` of a sender that
+    role, for which a lock takes ten times as long. `role_waiter` is the `Signal` of a sender that
     waits for the reading role to become free, if there is one.
     """
 
