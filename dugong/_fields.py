@@ -23,18 +23,22 @@ class ResponseFields(Message):
     _headers: List[Tuple[str, str]]
 
     def __init__(self, fields: str, lowered: Optional[str] = None) -> None:
-        # What `Message` would set here is missing until it is asked for, see `__getattr__`.
-        self._fields = fields
-        self._lowered = fields.lower() if lowered is None else lowered
+        # What `Message` would set here is missing until it is asked for, see `__getattr__`. One
+        # attribute, as those of a class that has such a method are slow.
+        self._text: Optional[Tuple[str, str]] = (
+            fields,
+            fields.lower() if lowered is None else lowered,
+        )
 
     def __getattr__(self, name: str) -> Any:
         state = dict(self.__dict__)
-        if '_fields' not in state or '_headers' in state or name.startswith('__'):
+        text = state.pop('_text', None)
+        if text is None or '_headers' in state or name.startswith('__'):
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
         super().__init__()
-        self._headers = split_fields(self._fields)
+        self._headers = split_fields(text[0])
         # Last, as another thread may be looking up a field meanwhile.
-        self._split = True
+        self._text = None
         # What the caller has set before stays.
         self.__dict__.update(state)
         return getattr(self, name)
@@ -42,16 +46,15 @@ class ResponseFields(Message):
     def get(self, name: str, failobj: Any = None) -> Any:
         """Return the value of the first field *name* (str), *failobj* if there is none."""
 
-        # Not as attributes, which are slow in a class with `__getattr__`.
-        state = self.__dict__
-        if '_split' in state or ':' in name:
+        text = self._text
+        if text is None or ':' in name:
             return super().get(name, failobj)
+        fields, lowered = text
         mark = f'\r\n{name.lower()}:'
-        begin = state['_lowered'].find(mark)
+        begin = lowered.find(mark)
         if begin < 0:
             return failobj
         begin += len(mark)
-        fields = state['_fields']
         end = fields.find('\r\n', begin)
         return fields[begin : end if end >= 0 else None].strip(' \t')
 
