@@ -865,12 +865,13 @@ class Session:
         try:
             body = self.upload
             # For each write: a call that finds nothing to raise would take a tenth of its time.
+            # Whatever else keeps from writing has ended the body.
             if (
                 body is None
                 or body.state is not WRITING
                 or stream.closed
                 or self.fault is not None
-                or not self.lost is self.send_fault is self.ended is self.closing is None
+                or self.closing is not None
             ):
                 body = self._body_to_write()
             view = data if type(data) is bytes else as_bytes(data)
@@ -878,25 +879,24 @@ class Session:
                 left: Union[Source, List[Data]] = self._source_to_write(data, body)
             else:
                 size = len(view)
-                if size > body.remaining and not body.chunked:
-                    self._check_writing()
-                    body.check_size(size)
                 if not size:
                     return None
+                if body.chunked:
+                    left = _chunk(view)
+                elif size > body.remaining:
+                    self._check_writing()
+                    body.check_size(size)
             if self._sender_sought is not None:
                 self.announce()
             try:
-                if view is not None:
-                    if body.chunked:
-                        left = _chunk(view)
-                    else:
-                        # A refusal may be in the buffer, where the socket does not tell of it.
-                        at_once = blocking and self.buf.b == self.buf.e
-                        sent = stream.try_send(view, at_once) or 0
-                        body.written(sent)
-                        if sent == size:
-                            return None
-                        left = [memoryview(view)[sent:]]
+                if view is not None and not body.chunked:
+                    # A refusal may be in the buffer, where the socket does not tell of it.
+                    at_once = blocking and self.buf.b == self.buf.e
+                    sent = stream.try_send(view, at_once) or 0
+                    body.written(sent)
+                    if sent == size:
+                        return None
+                    left = [memoryview(view)[sent:]]
                 held = [stream.sending]
                 rest = self._co_write_rest(body, left, held)
                 next(rest)
