@@ -371,6 +371,13 @@ class Session:
 
         self.fail(ConnectionClosed(f'connection is broken because {what} {how_it_ended(exc)}'))
 
+    def _struck_at_the_beginning(self, role: Any, exc: BaseException) -> None:
+        """Note that *exc* of a signal handler came while *role* was being taken."""
+
+        # If it was taken, nobody will leave it, and others would wait for that.
+        if not role:
+            self._interrupted('the beginning of an operation', exc)
+
     def leave_role(self, role: Any) -> None:
         try:
             role.append(None)
@@ -393,11 +400,15 @@ class Session:
         stream = self.stream
         try:
             stream.sending.pop()
+            self.sender = sender
+            stream.sender_waits = False
+            stream.perhaps_sent = 0
         except IndexError:
+            self.raise_fault()
             raise StateError('another thread or coroutine is sending on this connection') from None
-        self.sender = sender
-        stream.sender_waits = False
-        stream.perhaps_sent = 0
+        except BaseException as exc:
+            self._struck_at_the_beginning(stream.sending, exc)
+            raise
 
     def co_connect(self, connect: Callable[[Session], Coroutine[None]]) -> Coroutine[None]:
         """Connect with the coroutine that *connect* returns."""
@@ -1000,9 +1011,13 @@ class Session:
         try:
             self.stream.reading.pop()
         except IndexError:
+            self.raise_fault()
             raise StateError(
                 'another thread or coroutine is reading from this connection'
             ) from None
+        except BaseException as exc:
+            self._struck_at_the_beginning(self.stream.reading, exc)
+            raise
         peeking = self.stream.peeking
         if peeking.locked():
             # A sender receives what is there, without waiting. The limit is there for a signal

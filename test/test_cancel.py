@@ -851,6 +851,40 @@ def test_interrupted_read_loses_nothing_in_silence(
     assert failures > 10
 
 
+class Beginnings(Strikes):
+    """Strikes where the role of a sender is taken."""
+
+    def _trace(self, frame: Any, event: str, _: Any) -> Any:
+        return self._trace_lines if frame.f_code.co_name == 'enter_sending' else None
+
+
+def test_nobody_waits_for_a_sender_that_was_struck_when_it_began(connect: Any, serve: Any) -> None:
+    def handle(peer: Peer) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            peer.read_request()
+
+    strikes = Beginnings()
+    server = serve([handle] * 20)
+    broken = 0
+    for _ in strikes:
+        conn = connect(server)
+        conn.timeout = LIMIT / 4
+        conn.send_request('PUT', '/', body=BodyFollowing(2))
+        sock = conn._sock
+        with strikes():
+            conn.write(b'no')
+        if strikes.struck:
+            # Not a time-out: an answer is waited for only if the body was written.
+            with pytest.raises((ConnectionClosed, StateError)) as caught:
+                conn.read_response()
+            broken += caught.type is ConnectionClosed
+            with contextlib.suppress(ConnectionClosed):
+                conn.write(b'no')
+        conn.disconnect()
+        sock.close()
+    assert 2 <= broken < strikes.number
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='traces the line of "finally" as well')
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_interrupted_read_past_the_buffer_loses_nothing_in_silence(
