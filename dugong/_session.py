@@ -371,10 +371,16 @@ class Session:
 
         self.fail(ConnectionClosed(f'connection is broken because {what} {how_it_ended(exc)}'))
 
-    def _struck_at_the_beginning(self, role: Any, exc: BaseException) -> None:
-        """Note that *exc* of a signal handler came while *role* was being taken."""
+    def _role_not_taken(self, role: Any, exc: BaseException, doing: str) -> None:
+        """Deal with *exc*, which came where *role* was to be taken.
 
-        # If it was taken, nobody will leave it, and others would wait for that.
+        `StateError` with what another one is *doing* to the connection, if that has the role.
+        """
+
+        if isinstance(exc, IndexError):
+            self.raise_fault()
+            raise StateError(f'another thread or coroutine is {doing} this connection') from None
+        # Of a signal handler. If the role was taken, nobody will leave it, and others would wait.
         if not role:
             self._interrupted('the beginning of an operation', exc)
 
@@ -403,11 +409,8 @@ class Session:
             self.sender = sender
             stream.sender_waits = False
             stream.perhaps_sent = 0
-        except IndexError:
-            self.raise_fault()
-            raise StateError('another thread or coroutine is sending on this connection') from None
         except BaseException as exc:
-            self._struck_at_the_beginning(stream.sending, exc)
+            self._role_not_taken(stream.sending, exc, 'sending on')
             raise
 
     def co_connect(self, connect: Callable[[Session], Coroutine[None]]) -> Coroutine[None]:
@@ -1010,13 +1013,8 @@ class Session:
     def _enter_reading(self) -> None:
         try:
             self.stream.reading.pop()
-        except IndexError:
-            self.raise_fault()
-            raise StateError(
-                'another thread or coroutine is reading from this connection'
-            ) from None
         except BaseException as exc:
-            self._struck_at_the_beginning(self.stream.reading, exc)
+            self._role_not_taken(self.stream.reading, exc, 'reading from')
             raise
         peeking = self.stream.peeking
         if peeking.locked():
