@@ -548,8 +548,7 @@ class Session:
             stream.perhaps_sent = 0
         if size < len(message):
             return [memoryview(message)[size:]]
-        if request.close or content is not None:
-            self._note_sent(request)
+        self._note_sent(request)
         return []
 
     def _co_send_left(self, request: Request, left: List[Data]) -> Coroutine[None]:
@@ -1238,6 +1237,7 @@ class Session:
         if response is not None:
             response._trailers = body.trailers
             self.response = None
+        # Asked here to spare most responses a call.
         if self.buf.usual is not None:
             # Unless what is behind this body does not fit; then it is done after a later one.
             self.buf.restore()
