@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import shlex
 import ssl
 import subprocess
 import sys
@@ -94,6 +95,26 @@ def test_program_is_complete(program: Program) -> None:
 def test_example_of_the_readme_has_four_lines() -> None:
     (program,) = (each for each in PROGRAMS if each.page == 'README.rst')
     assert len([line for line in program.code.splitlines() if line]) == 4
+
+
+# Commands
+
+
+TEST_COMMANDS = re.findall(
+    r'^ +(?:\w+=\S+ )?\.venv/bin/python -m pytest(.*?)(?: +#.*)?$', page('CONTRIBUTING.rst'), re.M
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arguments', TEST_COMMANDS)
+def test_command_for_contributors_selects_tests(arguments: str) -> None:
+    command = [sys.executable, '-m', 'pytest', '--collect-only', '-q', *shlex.split(arguments)]
+    result = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE, timeout=100)
+    assert result.returncode == 0, result.stdout
+
+
+def test_commands_for_contributors_are_found() -> None:
+    assert len(TEST_COMMANDS) == 5
 
 
 # Lists
