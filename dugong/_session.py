@@ -1010,19 +1010,30 @@ class Session:
     # Receiving
 
     def _enter_reading(self) -> None:
+        stream = self.stream
         try:
-            self.stream.reading.pop()
+            stream.reading.pop()
+            if stream.peeking.locked():
+                self._let_sender_look()
         except BaseException as exc:
-            self._role_not_taken(self.stream.reading, exc, 'reading from')
+            self._role_not_taken(stream.reading, exc, 'reading from')
             raise
-        peeking = self.stream.peeking
-        if peeking.locked():
-            # A sender receives what is there, without waiting. The limit is there for a signal
-            # handler in the middle of that, which would wait for itself.
-            if not peeking.acquire(True, 1):
-                self.stream.reading.append(None)
-                raise StateError('the connection is in use')
-            peeking.release()
+
+    def _let_sender_look(self) -> None:
+        """Wait while a sender receives what is there, which it does without waiting.
+
+        Whatever is raised, the reading role is given back then.
+        """
+
+        stream = self.stream
+        try:
+            # The limit is for a signal handler in the middle of that, which would wait for itself.
+            if not stream.peeking.acquire(True, 1):
+                raise IndexError('the role is in use without being taken')
+            stream.peeking.release()
+        except BaseException:
+            stream.reading.append(None)
+            raise
 
     def read_response(self, timeout: Optional[float]) -> HTTPResponse:
         """Like `co_read_response`, but the thread waits.

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional
@@ -883,6 +884,40 @@ def test_nobody_waits_for_a_sender_that_was_struck_when_it_began(connect: Any, s
         conn.disconnect()
         sock.close()
     assert 2 <= broken < strikes.number
+
+
+class Look:
+    """The lock of a sender that looks at what has come; waiting for it ends with *outcome*."""
+
+    def __init__(self, outcome: Any) -> None:
+        self.outcome = outcome
+
+    def locked(self) -> bool:
+        return True
+
+    def acquire(self, blocking: bool, timeout: float) -> bool:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return False
+
+
+@pytest.mark.parametrize(
+    'outcome, expected',
+    [
+        pytest.param(Boom(), Boom, id='a signal handler raises'),
+        pytest.param(None, StateError, id='the sender does not come to an end'),
+    ],
+)
+def test_reader_that_waits_in_vain_for_a_sender_to_look_can_try_again(
+    outcome: Any, expected: Any, connect: Any, serve: Any
+) -> None:
+    conn = connect(serve(answer_with_paths))
+    conn.send_request('GET', '/length1')
+    conn._session.stream.peeking = Look(outcome)
+    with pytest.raises(expected):
+        conn.read_response()
+    conn._session.stream.peeking = threading.Lock()
+    assert conn.read_response().path == '/length1'
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason='traces the line of "finally" as well')
