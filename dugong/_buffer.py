@@ -45,9 +45,17 @@ class _Buffer:
             self._allocate()
         return self.memory
 
+    @d.setter
+    def d(self, memory: bytearray) -> None:
+        self._use(memory)
+        self.size = len(memory)
+
     def _allocate(self) -> None:
-        self.memory = bytearray(self.size)
-        self.view = memoryview(self.memory)
+        self._use(bytearray(self.size))
+
+    def _use(self, memory: bytearray) -> None:
+        self.memory = memory
+        self.view = memoryview(memory)
 
     def __len__(self) -> int:
         return self.e - self.b
@@ -95,11 +103,9 @@ class _Buffer:
             self.usual = None
 
     def _move_to(self, memory: bytearray) -> None:
-        view = memoryview(memory)
         length = self.e - self.b
-        view[:length] = self.view[self.b : self.e]
-        self.memory = memory
-        self.view = view
+        memory[:length] = self.view[self.b : self.e]
+        self._use(memory)
         self.b = 0
         self.e = length
 

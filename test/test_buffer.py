@@ -50,6 +50,17 @@ def test_new_buffer_is_empty_and_has_the_size_asked_for(size: int) -> None:
     assert (buf.b, buf.e, len(buf)) == (0, 0, 0)
 
 
+def test_memory_can_be_replaced() -> None:
+    buf = dugong._Buffer(64)
+    buf.d = memory = bytearray(b'hello, world')
+    buf.b, buf.e = 7, 12
+    assert buf.take(2) == b'wo'
+    assert buf.d is memory
+    assert len(buf.space()) == 9
+    buf.clear()
+    assert len(buf.space()) == buf.size == 12
+
+
 def test_length_is_what_is_unread() -> None:
     buf = filled(b'hello')
     assert len(buf) == 5
