@@ -93,6 +93,13 @@ _PIPELINED = 'the connection is in use by a pipeline'
 # So many pieces that come out of the buffer at once must be small.
 _MANY = 64
 
+# What is raised where a role is to be taken that another one has. Told by its arguments from an
+# `IndexError` of a signal handler.
+try:
+    [].pop()
+except IndexError as exc:
+    _IN_USE = exc.args
+
 # What a body is read into at a time if its length is not known.
 _READ_SIZE = 1 << 18
 
@@ -274,24 +281,37 @@ class Session:
 
     @property
     def reading_body(self) -> bool:
-        return self.body is not None and self.body.state is not DONE
+        body = self.body
+        return body is not None and body.state is not DONE
 
     @property
     def writing_body(self) -> bool:
-        return self.upload is not None and self.upload.state is not COMPLETE
+        upload = self.upload
+        return upload is not None and upload.state is not COMPLETE
 
     @property
     def answer_coming(self) -> bool:
         """Whether `co_read_response` has something to wait for, or an error to report."""
 
-        pending = self.pending
-        if pending and pending[0].body.state is not WRITING:
+        first = self._pending_at(0)
+        if first is not None and first.body.state is not WRITING:
             return True
         if self.fault is not None or self.reading_body or self.stream.forgotten:
             return True
-        if not pending:
+        if first is None:
             return self.lost is not None or self.send_fault is not None
         return not self.stream.sending
+
+    def _pending_at(self, index: int) -> Optional[Request]:
+        """Return that one of the outstanding requests, `None` if there is none.
+
+        A look whether there is one proves nothing: another thread may take it the next moment.
+        """
+
+        try:
+            return self.pending[index]
+        except IndexError:
+            return None
 
     def wait_for_sender(self, timeout: Optional[float]) -> bool:
         """Wait until another thread sends a request, or until it is clear that none does.
@@ -333,19 +353,32 @@ class Session:
             with condition:
                 condition.notify_all()
 
-    def raise_fault(self) -> None:
-        """Raise what keeps the session from being used at all."""
+    def _present_fault(self) -> Optional[_GeneralError]:
+        """Return what keeps the session from being used at all, to be raised."""
 
         stream = self.stream
         fault = self.fault
         if fault is not None and not stream.forgotten:
-            raise type(fault)(fault.msg)
+            return type(fault)(fault.msg)
         if stream.closed and (self.ended is None or stream.forgotten):
-            raise ConnectionClosed(stream.cause)
+            return ConnectionClosed(stream.cause)
+        return None
+
+    def raise_fault(self) -> None:
+        """Raise what keeps the session from being used at all."""
+
+        fault = self._present_fault()
+        try:
+            if fault is not None:
+                raise fault
+        finally:
+            # The traceback refers to this frame; do not let the frame refer to it.
+            del fault
 
     def _raise_loss(self) -> None:
-        if self.lost is not None:
-            raise ConnectionClosed(self.lost)
+        lost = self.lost
+        if lost is not None:
+            raise ConnectionClosed(lost)
 
     def _raise_send_fault(self) -> None:
         if self.send_fault is not None:
@@ -361,8 +394,9 @@ class Session:
         if self.fault is None:
             # Not the exception itself, whose traceback would keep buffers of the caller alive.
             self.fault = type(fault)(fault.msg)
-        if self.upload is not None:
-            self.upload.finish()
+        upload = self.upload
+        if upload is not None:
+            upload.finish()
         if abort:
             self.stream.abort(fault.msg)
 
@@ -371,20 +405,20 @@ class Session:
 
         self.fail(ConnectionClosed(f'connection is broken because {what} {how_it_ended(exc)}'))
 
-    def _role_not_taken(self, role: Any, exc: BaseException, doing: str) -> None:
+    def _role_not_taken(self, role: List[None], exc: BaseException, doing: str) -> None:
         """Deal with *exc*, which came where *role* was to be taken.
 
-        `StateError` with what another one is *doing* to the connection, if that has the role.
+        If another one has the role, `StateError` with what that is *doing* to the connection.
         """
 
-        if isinstance(exc, IndexError):
-            self.raise_fault()
-            raise StateError(f'another thread or coroutine is {doing} this connection') from None
+        if type(exc) is IndexError and exc.args == _IN_USE:
+            in_use = f'another thread or coroutine is {doing} this connection'
+            raise (self._present_fault() or StateError(in_use)) from None
         # Of a signal handler. If the role was taken, nobody will leave it, and others would wait.
         if not role:
             self._interrupted('the beginning of an operation', exc)
 
-    def leave_role(self, role: Any) -> None:
+    def leave_role(self, role: List[None]) -> None:
         try:
             role.append(None)
             stream = self.stream
@@ -491,8 +525,10 @@ class Session:
         # The calls are spared where they would find nothing.
         if self.fault is not None or stream.closed:
             self.raise_fault()
-        if pending and pending[-1].pipelined:
-            raise StateError(_PIPELINED)
+        if pending:
+            last = self._pending_at(-1)
+            if last is not None and last.pipelined:
+                raise StateError(_PIPELINED)
         if self.send_fault is not None and self.ended is not _CLOSED_AS_ANNOUNCED:
             self._raise_send_fault()
         upload = self.upload
@@ -748,10 +784,10 @@ class Session:
     def _may_look_for_refusal(self, body: RequestBody) -> bool:
         """Whether what is received next is the answer to the request with *body*."""
 
-        pending = self.pending
+        first = self._pending_at(0)
         return (
-            bool(pending)
-            and pending[0].body is body
+            first is not None
+            and first.body is body
             and not self.reading_body
             and bool(self.stream.reading)
         )
@@ -991,8 +1027,10 @@ class Session:
         self._raise_loss()
         self._raise_send_fault()
         cause = self.ended
-        if cause is None and self.pending and not self.pending[-1].sent:
-            cause = self.closing
+        if cause is None:
+            last = self._pending_at(-1)
+            if last is not None and not last.sent:
+                cause = self.closing
         if cause is not None:
             raise ConnectionClosed(cause)
 
@@ -1020,19 +1058,13 @@ class Session:
             raise
 
     def _let_sender_look(self) -> None:
-        """Wait while a sender receives what is there, which it does without waiting.
+        """Wait while a sender receives what is there. Who cannot read then leaves the role."""
 
-        Whatever is raised, the reading role is given back then.
-        """
-
-        stream = self.stream
         try:
-            # The limit is for a signal handler in the middle of that, which would wait for itself.
-            if not stream.peeking.acquire(True, 1):
-                raise IndexError('the role is in use without being taken')
-            stream.peeking.release()
+            if not self.stream.let_sender_look():
+                raise IndexError(*_IN_USE)
         except BaseException:
-            stream.reading.append(None)
+            self.stream.reading.append(None)
             raise
 
     def read_response(self, timeout: Optional[float]) -> HTTPResponse:
@@ -1076,7 +1108,7 @@ class Session:
                 if not stream.connected and self._early_head is None:
                     yield from stream.co_wait_connected()
                     self.raise_fault()
-                    if not self.pending or self.pending[0] is not request:
+                    if self._pending_at(0) is not request:
                         raise ConnectionClosed('the request could not be sent')
                 response = self._take_response(request)
                 while response is None:
@@ -1092,18 +1124,18 @@ class Session:
     def _request_to_answer(self, pipelined: bool) -> Request:
         """Return the request whose answer is to be read, or raise why there is none to read."""
 
-        stream, pending = self.stream, self.pending
+        stream = self.stream
         # As in `_can_be_sent`, calls that would find nothing are spared.
         if self.fault is not None or stream.closed:
             self.raise_fault()
         body = self.body
         if body is not None and body.state is not DONE:
             raise StateError('the body of the previous response was not read to its end')
-        if not pending:
+        request = self._pending_at(0)
+        if request is None:
             self._raise_loss()
             self._raise_send_fault()
             raise StateError('no response is outstanding')
-        request = pending[0]
         self.lost_body = None
         if self._early_head is None:
             if not request.sent:
@@ -1202,7 +1234,11 @@ class Session:
         response = HTTPResponse(
             request.method, request.path, status, head.reason, head, body.length
         )
-        self.pending.popleft()
+        try:
+            self.pending.remove(request)
+        except ValueError:
+            # Whoever was sending it has just given up.
+            raise ConnectionClosed('server answered a request that was not sent in full') from None
         self.body = body
         self.response = response
         if request.body.state is not COMPLETE:
@@ -1213,11 +1249,14 @@ class Session:
             self.fail(body.error, abort=False)
         elif body.close_after:
             self.ended = _CLOSED_AS_ANNOUNCED
-            if self.upload is not None:
+            upload = self.upload
+            if upload is not None:
                 # It belongs to this request or a later one, which will not be answered.
-                self.upload.finish()
-        elif self.closing is not None and not (self.pending and self.pending[0].sent):
-            self.ended = self.closing
+                upload.finish()
+        elif self.closing is not None:
+            following = self._pending_at(0)
+            if following is None or not following.sent:
+                self.ended = self.closing
         if body.state is DONE:
             self._body_done()
         return response

@@ -431,6 +431,7 @@ class TlsSocket(socket.socket):
 for _name in dir(ssl.SSLObject):
     if not (_name.startswith('_') or hasattr(TlsSocket, _name) or _name in ('read', 'write')):
         setattr(TlsSocket, _name, property(attrgetter(f'_object.{_name}')))
+del _name
 
 
 class Stream:
@@ -1176,12 +1177,15 @@ class Stream:
         Until then it may be in the middle of a system call, the outcome of which is not noted.
         """
 
-        end = monotonic() + 1
-        # A test may have stopped the clock.
-        for _ in range(5000):
-            if self.sender_waits or self.sending or monotonic() >= end:
-                break
-            sleep(0.0002)
+        _wait_a_moment(lambda: self.sender_waits or bool(self.sending))
+
+    def let_sender_look(self) -> bool:
+        """Wait, for a moment, while a sender receives what is there; tell whether that is over.
+
+        It does so without waiting, but this may be a signal handler in the middle of that.
+        """
+
+        return _wait_a_moment(lambda: not self.peeking.locked())
 
     def co_wait_send_or_role(self, still_barred: Callable[[], bool]) -> Coroutine[None]:
         """Like `co_wait_send`, but also wait for the reading role to become free.
@@ -1368,6 +1372,20 @@ class Stream:
         if sock is not None:
             with suppress(OSError):
                 sock.close()
+
+
+def _wait_a_moment(is_over: Callable[[], bool]) -> bool:
+    """Wait until *is_over* returns true, at most a second, and tell whether it does."""
+
+    end = monotonic() + 1
+    # A test may have stopped the clock.
+    for _ in range(5000):
+        if is_over():
+            return True
+        if monotonic() >= end:
+            break
+        sleep(0.0002)
+    return False
 
 
 def _connect_result(sock: socket.socket) -> Optional[int]:

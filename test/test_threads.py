@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any, Callable, Iterator, Tuple
 
@@ -723,6 +724,64 @@ def test_second_sender_is_refused_and_the_first_unharmed(
     assert read(conn) == b'hello'
 
 
+class Vanishing(deque):  # type: ignore[type-arg]
+    """Requests that another thread takes when somebody has just seen that there are any."""
+
+    def __len__(self) -> int:
+        length = super().__len__()
+        self.clear()
+        return length
+
+
+def test_sender_does_not_rely_on_a_request_that_a_reader_may_take(connect: Any) -> None:
+    def handle(peer: Peer) -> None:
+        for _ in range(2):
+            peer.read_head()
+        peer.send(2 * REPLY)
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/1')
+    (first,) = conn._session.pending
+    conn._session.pending = Vanishing([first])
+    conn.send_request('GET', '/2')
+    second = conn._session.pending[0]
+    conn._session.pending = deque([first, second])
+    for path in ('/1', '/2'):
+        assert conn.read_response().path == path
+        assert conn.readall() == b'hello'
+
+
+class GivenUp(deque):  # type: ignore[type-arg]
+    """Requests of which none is there any more when it has got an answer."""
+
+    def remove(self, value: Any) -> None:
+        raise ValueError
+
+
+def test_answer_to_a_request_that_a_sender_has_just_given_up(connect: Any) -> None:
+    conn = connect(answer_all())
+    conn.send_request('GET', '/')
+    conn._session.pending = GivenUp(conn._session.pending)
+    with pytest.raises(ConnectionClosed, match='was not sent in full'):
+        conn.read_response()
+
+
+def test_writer_does_not_rely_on_a_request_that_a_reader_may_take(connect: Any) -> None:
+    conn = connect(Peer.read_to_eof)
+    conn.connect()
+    set_small_buffer(conn._sock)
+    size = 10_000_000
+    conn.send_request('PUT', '/', body=BodyFollowing(size))
+    coroutine = conn.co_write(bytes(size))
+    next(coroutine)
+    conn._session.pending = Vanishing(conn._session.pending)
+    # Resumed for nothing, it looks again for what it has to wait for.
+    for _ in range(3):
+        assert next(coroutine) is not None
+    coroutine.close()
+
+
 @pytest.mark.parametrize(
     'second',
     [
@@ -778,6 +837,18 @@ def test_second_reader_of_a_head_is_refused(connect: Any, transport: str, waits:
         conn.read_response()
     go.set()
     assert first.finish() == b'hello'
+
+
+def test_reader_beside_one_of_a_lost_connection_is_told_nothing_else(connect: Any) -> None:
+    conn = connect(Peer.read_to_eof)
+    conn.send_request('GET', '/')
+    first = conn.co_read_response()
+    next(first)
+    conn.disconnect()
+    with pytest.raises(ConnectionClosed) as info:
+        conn.read(1)
+    assert info.value.__context__ is None or info.value.__suppress_context__
+    first.close()
 
 
 def test_sender_and_reader_do_not_get_in_each_others_way(connect: Any) -> None:
