@@ -918,7 +918,7 @@ class Look:
     """The lock of a sender that looks at what has come, and does not end; a signal handler may
     raise *exc* meanwhile."""
 
-    def __init__(self, exc: Optional[Exception] = None) -> None:
+    def __init__(self, exc: Optional[Exception]) -> None:
         self.exc = exc
         self.asked = 0
 
@@ -931,18 +931,18 @@ class Look:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'look, expected',
+    'exc, expected',
     [
-        pytest.param(Look(Boom()), Boom, id='a signal handler raises'),
-        pytest.param(Look(), StateError, id='the sender does not come to an end'),
+        pytest.param(Boom(), Boom, id='a signal handler raises'),
+        pytest.param(None, StateError, id='the sender does not come to an end'),
     ],
 )
 def test_reader_that_waits_in_vain_for_a_sender_to_look_can_try_again(
-    look: Any, expected: Any, connect: Any, serve: Any
+    exc: Any, expected: Any, connect: Any, serve: Any
 ) -> None:
     conn = connect(serve(answer_with_paths))
     conn.send_request('GET', '/length1')
-    conn._session.stream.peeking = look
+    conn._session.stream.peeking = Look(exc)
     with pytest.raises(expected):
         conn.read_response()
     conn._session.stream.peeking = threading.Lock()
