@@ -750,6 +750,12 @@ class HTTPConnection(io.BufferedIOBase):
         is `None` and is to be read with the methods of the connection; what is left unread is
         discarded when the next response is asked for.
 
+        A response that comes before its request was sent to its end is returned when that is
+        done. With *stream* it is returned at once: the rest is sent whenever a read of the body
+        waits, and before the next response; if that fails, the next step raises
+        `ConnectionClosed`. Nothing more is sent of a request that the server refuses, with a
+        status of 400 or above, or by closing.
+
         Requests that a lost connection leaves unanswered are sent again on a new one if their
         method is idempotent (RFC 9110, section 9.2.2). After *max_retries* (int) connections in
         a row that brought no complete answer, the last error is raised. A time-out counts as a
@@ -771,7 +777,9 @@ class HTTPConnection(io.BufferedIOBase):
         connects, an `OSError` counts as a connection that was not made.
 
         While requests of it are in flight, other calls of `send_request` and `read_response` are a
-        `StateError`. So is the next step of the iterator if something else is outstanding then.
+        `StateError`, as is reading a body without *stream*. So is the next step of the iterator
+        if something else is outstanding then, or while another thread reads a streamed body; after
+        the latter the iterator can go on.
         """
 
         return Pipeline(self, requests, max_pending, max_retries, stream)

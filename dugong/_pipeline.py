@@ -13,6 +13,9 @@ the lost one did. So a server that closes after each response is soon sent one r
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import weakref
 from collections import deque
 
 from ._exceptions import (
@@ -30,10 +33,10 @@ from ._source import as_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Deque, Iterable, Iterator, List, Optional
+    from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional
 
     from ._connection import HTTPConnection
-    from ._poll import Coroutine
+    from ._poll import Coroutine, PollNeeded
     from ._response import HTTPResponse
     from ._session import Request, Session
     from ._stream import Data
@@ -65,7 +68,17 @@ _TORN = 'the pipeline was interrupted in the middle of its work'
 class _Item:
     """A request of the caller: *given* as it came, and as method, path, headers and body."""
 
-    __slots__ = ('alone', 'arguments', 'behind', 'given', 'idempotent', 'request', 'sent', 'size')
+    __slots__ = (
+        'alone',
+        'arguments',
+        'behind',
+        'cut',
+        'given',
+        'idempotent',
+        'request',
+        'sent',
+        'size',
+    )
 
     def __init__(self, given: Any) -> None:
         self.given = given
@@ -94,15 +107,21 @@ class _Item:
         # Whether it was sent behind unanswered requests, and whether at all.
         self.behind = False
         self.sent = False
+        # Whether the connection was lost before its end was sent.
+        self.cut = False
 
-    def encode(self, conn: HTTPConnection) -> None:
-        """Make the request that is sent. The caller may change the headers afterwards."""
+    def encode(self, conn: HTTPConnection, stream: bool) -> None:
+        """Make the request that is sent. The caller may change the headers afterwards.
+
+        *stream* tells that the body of the answer is for the caller to read.
+        """
 
         method, path, headers, body = self.arguments
         request = conn._make_request(method, path, headers, body, False)
         if request.upgrade or method == 'CONNECT':
             raise ValueError('a request that changes the protocol cannot be pipelined')
         request.pipelined = True
+        request.reserved = not stream
         self.size = len(request.head) + len(request.content or b'')
         self.request = request
 
@@ -139,6 +158,8 @@ class _Pipeline:
         self._flight_bytes = 0
         # What could not be sent yet. The sending role is held as long as there is something.
         self._out: List[Data] = []
+        # Whether the sending role is held.
+        self._sends = False
         # Whether there are bodies among what was sent last.
         self._uploading = False
         self._current: Optional[_Item] = None
@@ -247,7 +268,7 @@ class _Pipeline:
         except Exception as exc:
             if self._comes_from_elsewhere(exc):
                 self._struck()
-            else:
+            elif self._session is None or not self._session.tells_in_use(exc):
                 self._keep_delivered()
                 self._finish('the pipeline has failed')
             raise
@@ -261,12 +282,14 @@ class _Pipeline:
         while (
             self._flight
             or self._next_item() is not None
-            or (self._session is not None and self._session.reading_body)
+            or (self._session is not None and (self._session.reading_body or self._unfinished()))
         ):
             try:
                 session = yield from self._co_session()
                 if session.reading_body and self._response is None:
-                    yield from self._co_drive(session, session.co_discard())
+                    yield from self._co_drive(session, session.co_discard)
+                    continue
+                if not self._flight and self._next_item() is None:
                     continue
                 session.assume_close = self._conn.assume_close
                 session.strict_eof = self._conn.strict_eof
@@ -315,10 +338,15 @@ class _Pipeline:
                 or bool(pending and not (flight and pending[-1] is flight[-1].request))
             )
             return session
+        if self._unfinished():
+            assert self._current is not None and self._streamed is not None
+            yield from self._co_send_rest(session, self._current, self._streamed)
         self._completed()
         if self._flight:
             if session.ended is not None:
                 raise ConnectionClosed(session.ended)
+            return session
+        if self._next_item() is None:
             return session
         self._check_alone(session.outstanding)
         if stream.connected and session.usable:
@@ -375,17 +403,24 @@ class _Pipeline:
         session = self._session
         if session is None:
             raise exc
-        self._current = None
         self._drop_unsent(session)
+        unfinished = self._unfinished()
+        current, self._current = self._current, None
         if self._closed:
             raise ConnectionClosed(_CLOSED) from exc
         if session.stream.forgotten:
             raise exc
+        if current is not None and unfinished:
+            method, path = current.arguments[:2]
+            raise ConnectionClosed(
+                f'connection was lost after an answer to {method} {path}, but before that was '
+                f'sent to its end: {exc}'
+            ) from exc
         flight = self._flight
         if flight and not flight[0].idempotent:
             method, path = flight[0].arguments[:2]
             raise ConnectionClosed(
-                f'connection was lost before the answer to {method} {path}, which is not '
+                f'connection was lost before {method} {path} was sent and answered, which is not '
                 f'repeated because the server may have carried it out: {exc}'
             ) from exc
         if self._answered:
@@ -417,6 +452,7 @@ class _Pipeline:
 
         if not self._out:
             return
+        left = sum(map(len, self._out))
         unsent = self._unsent(session)
         self._out = []
         flight = self._flight
@@ -429,15 +465,37 @@ class _Pipeline:
             item.request = item.request.again()
             item.sent = False
             unsent -= item.size
+            left -= item.size
             self._flight_bytes -= item.size
             self.sent -= 1
             session.pending.pop()
-        session.leave_role(session.stream.sending)
+        for last in (*reversed(flight), self._current):
+            if left <= 0 or last is None:
+                break
+            last.cut = True
+            left -= last.size
+        self._leave_sending(session)
 
     def _unsent(self, session: Session) -> int:
         """Bytes of `_out` of which the server cannot have got any."""
 
         return max(0, sum(map(len, self._out)) - session.stream.perhaps_sent)
+
+    def _unfinished(self) -> bool:
+        """Whether the request of the last streamed response is still to be sent to its end."""
+
+        item, session, response = self._current, self._session, self._streamed
+        if item is None or session is None or response is None or _is_final(session, response):
+            return False
+        return self._is_unsent(item)
+
+    def _is_unsent(self, item: _Item) -> bool:
+        """Whether *item*, which was answered, is still to be sent to its end."""
+
+        behind = self._flight_bytes
+        if self._flight and self._flight[0] is item:
+            behind -= item.size
+        return item.cut or sum(map(len, self._out)) > behind
 
     def _reading_own_body(self, session: Session) -> bool:
         """Whether the body that is being read is that of a response of this pipeline."""
@@ -482,9 +540,9 @@ class _Pipeline:
         if session is None:
             return
         session.fail(ConnectionClosed(_TORN))
-        if self._out:
-            self._out = []
-            session.leave_role(session.stream.sending)
+        self._out = []
+        if self._sends:
+            self._leave_sending(session)
 
     def _keep_delivered(self) -> None:
         """Let the request of a response that the caller has not got count as unanswered."""
@@ -516,7 +574,7 @@ class _Pipeline:
         try:
             taken.append(next(self._source))
             item = _Item(taken[0])
-            item.encode(self._conn)
+            item.encode(self._conn, self._stream)
         except Exception as exc:
             # The answers that are outstanding come before the error.
             self._source = None
@@ -535,7 +593,6 @@ class _Pipeline:
         if session.send_fault is not None:
             self._drop_unsent(session)
             return
-        new = False
         while (
             session.closing is None
             and session.ended is None
@@ -547,22 +604,22 @@ class _Pipeline:
                 flight and (item.alone or self._flight_bytes + item.size > _MAX_BYTES)
             ):
                 break
-            if item.alone and self._current is not None:
+            if item.alone and (self._current is not None or session.reading_body):
                 # As long as the body before it may be broken, and repeated, it waits.
                 break
+            if not pieces:
+                self._enter_sending(session)
             request = item.request
             assert request is not None
             item.behind = bool(flight)
             item.sent = True
+            item.cut = False
             # In this order, in case that a signal handler raises between.
             flight.append(item)
             self._waiting.popleft()
             self._flight_bytes += item.size
             self.sent += 1
             session.pending.append(request)
-            if not pieces and not new:
-                session.enter_sending()
-            new = True
             pieces.append(request.head)
             if request.content is not None:
                 pieces.append(request.content)
@@ -570,17 +627,87 @@ class _Pipeline:
             if request.close:
                 session.closing = 'the request asked the server to close the connection'
         if pieces:
+            self._send_out(session)
+
+    def _send_out(self, session: Session) -> None:
+        """Send what is in `_out`, as far as that is possible without waiting."""
+
+        pieces = self._out
+        try:
+            session.send_now(pieces)
+        except ConnectionClosed as exc:
+            # Answers that came before can still be read.
+            session.send_fault = exc.msg
+            self._drop_unsent(session)
+            return
+        if pieces is not self._out:
+            # Another thread has closed the pipeline meanwhile.
+            return
+        if pieces or self._uploading:
+            self._note_sent(session)
+        if not pieces:
+            self._leave_sending(session)
+
+    def _enter_sending(self, session: Session) -> None:
+        """Take the sending role, which a call that is refused may have for a moment."""
+
+        stream = session.stream
+        while True:
             try:
-                session.send_now(pieces)
-            except ConnectionClosed as exc:
-                # Answers that came before can still be read.
-                session.send_fault = exc.msg
-                self._drop_unsent(session)
+                session.enter_sending()
+            except StateError as exc:
+                if not (session.tells_in_use(exc) and stream.let_role_go(stream.sending)):
+                    raise
+            else:
+                self._sends = True
                 return
-            if self._out or self._uploading:
-                self._note_sent(session)
-            if not self._out:
-                session.leave_role(session.stream.sending)
+
+    def _leave_sending(self, session: Session) -> None:
+        self._sends = False
+        session.leave_role(session.stream.sending)
+
+    def send_along(self) -> bool:
+        """Send on while the caller reads a streamed body; tell whether something is left.
+
+        The server may read the rest of a request only as its response is read.
+        """
+
+        session = self._session
+        if self._stepping or session is None or not self._out:
+            return False
+        try:
+            self._waits = False
+            self._send_out(session)
+        except BaseException:
+            self._struck()
+            raise
+        return bool(self._out)
+
+    def _co_send_rest(
+        self, session: Session, item: _Item, response: HTTPResponse
+    ) -> Coroutine[None]:
+        """Send *item* to its end, although *response* came before that.
+
+        `ConnectionClosed` if that cannot be done.
+        """
+
+        with contextlib.closing(session.co_wait_for_more()) as crt:
+            while self._is_unsent(item) and not _is_final(session, response):
+                if item.cut:
+                    assert session.send_fault is not None
+                    raise ConnectionClosed(session.send_fault)
+                try:
+                    need = next(crt)
+                except StopIteration:
+                    # TLS gives no account of what it has sent before it could send no more, so
+                    # it may be the answer to the next request.
+                    behind = [other.request for other in self._flight if other is not item]
+                    if behind and behind[0] is not None and behind[0].begun:
+                        return
+                    raise ConnectionClosed('server answered a request that was not sent') from None
+                self._send_ahead(session)
+                if self._is_unsent(item) and not item.cut:
+                    yield from self._co_wait(session, need)
 
     def _note_sent(self, session: Session) -> None:
         """Note which requests were sent, to their end or at all.
@@ -616,7 +743,7 @@ class _Pipeline:
         if response is None:
             if not session.pending or session.pending[0] is not item.request:
                 raise StateError('the connection was used for something else meanwhile')
-            response = yield from self._co_drive(session, session.co_read_response(True))
+            response = yield from self._co_drive(session, session.co_read_response, True)
             assert response is not None
             if (
                 response.status in _PIPELINING_ERRORS
@@ -631,7 +758,11 @@ class _Pipeline:
             self._response = response
             parts = self._parts
             while session.reading_body:
-                parts.append((yield from self._co_drive(session, session.co_read(_READ_SIZE))))
+                data = yield from self._co_drive(session, session.co_read, _READ_SIZE, True)
+                parts.append(data)
+            if self._out or item.cut:
+                # Until then it may have to be repeated.
+                yield from self._co_send_rest(session, item, response)
             response.body = b''.join(parts)
             self._response = None
             parts.clear()
@@ -642,6 +773,8 @@ class _Pipeline:
         self._current = item
         if self._stream:
             self._streamed = response
+            if self._out:
+                session.stream.along = functools.partial(_send_along, weakref.ref(self))
         else:
             self._completed()
         self._delivered = item
@@ -667,25 +800,55 @@ class _Pipeline:
         if self._answered > self._answered_before_loss and self._window < self._max_pending:
             self._window += 1
 
-    def _co_drive(self, session: Session, crt: Coroutine[Any]) -> Coroutine[Any]:
-        """Drive the reading coroutine *crt*; whenever it has to wait, send ahead."""
+    def _co_drive(
+        self, session: Session, begin: Callable[..., Coroutine[Any]], *args: Any
+    ) -> Coroutine[Any]:
+        """Drive the reading coroutine that *begin* returns; send ahead whenever it has to wait."""
 
         stream = session.stream
+        crt = begin(*args)
         try:
             while True:
-                need = next(crt)
+                try:
+                    need = next(crt)
+                except StateError as exc:
+                    # A call that is refused may have the role for a moment, but who reads a
+                    # streamed body may have it for long.
+                    streams = session.reading_body and self._response is None
+                    if streams or not session.tells_in_use(exc):
+                        raise
+                    if not stream.let_role_go(stream.reading):
+                        raise
+                    crt = begin(*args)
+                    continue
                 try:
                     self._send_ahead(session)
-                    self._waits = True
-                    if self._out:
-                        yield from stream.co_wait_send_or_receive()
-                    else:
-                        yield from stream.co_wait(need)
-                    self._waits = False
+                    yield from self._co_wait(session, need)
                 except BaseException as exc:
                     crt.throw(exc)
         except StopIteration as exc:
             return exc.value
+
+    def _co_wait(self, session: Session, need: PollNeeded) -> Coroutine[None]:
+        """Wait for *need*, of a reading coroutine, or until what is left can be sent."""
+
+        self._waits = True
+        if self._out:
+            yield from session.stream.co_wait_send_or_receive()
+        else:
+            yield from session.stream.co_wait(need)
+        self._waits = False
+
+
+def _send_along(reference: weakref.ReferenceType[_Pipeline]) -> bool:
+    pipeline = reference()
+    return pipeline is not None and pipeline.send_along()
+
+
+def _is_final(session: Session, response: HTTPResponse) -> bool:
+    """Whether the server, with *response*, does not want the rest of the request, if any."""
+
+    return response.status >= 400 or session.ended is not None
 
 
 class Pipeline(_Pipeline):

@@ -90,6 +90,10 @@ _CLOSED_AS_ANNOUNCED = 'server closed the connection after the previous response
 
 _PIPELINED = 'the connection is in use by a pipeline'
 
+# What is said to who comes while another one has the role.
+_SENDING_IN_USE = 'another thread or coroutine is sending on this connection'
+_READING_IN_USE = 'another thread or coroutine is reading from this connection'
+
 # So many pieces that come out of the buffer at once must be small.
 _MANY = 64
 
@@ -115,7 +119,8 @@ class Request:
     the source has been looked at, from the text `before` and `after` the framing field.
     `sent` (bool) is false for a request that will never be sent, and `begun` (bool) for one that
     waits behind others and of which nothing was sent so far; `pipelined` tells that it belongs to
-    a pipeline, which alone may send behind it and read its answer.
+    a pipeline, which alone may send behind it and read the head of its answer, and `reserved` that
+    this is so for the body of the answer, too.
     """
 
     __slots__ = (
@@ -130,6 +135,7 @@ class Request:
         'method',
         'path',
         'pipelined',
+        'reserved',
         'sent',
         'source',
         'upgrade',
@@ -148,6 +154,7 @@ class Request:
         self.sent = True
         self.begun = True
         self.pipelined = False
+        self.reserved = False
         self.interim_responses = 0
 
     def again(self) -> Request:
@@ -160,6 +167,7 @@ class Request:
             request.body = RequestBody(self.body.length)
         request.close = self.close
         request.pipelined = self.pipelined
+        request.reserved = self.reserved
         return request
 
     def prepare_source(self) -> None:
@@ -198,6 +206,7 @@ class Session:
         'lost_body',
         'patient',
         'pending',
+        'reserved',
         'response',
         'send_fault',
         'sender',
@@ -214,6 +223,8 @@ class Session:
         self.pending: Deque[Request] = deque()
         self.response: Optional[HTTPResponse] = None
         self.body: Optional[ResponseBody] = None
+        # Whether that is for a pipeline only.
+        self.reserved = False
         # The last request with a body that is written piece by piece.
         self.upload: Optional[RequestBody] = None
         self.fault: Optional[_GeneralError] = None
@@ -405,18 +416,23 @@ class Session:
 
         self.fail(ConnectionClosed(f'connection is broken because {what} {how_it_ended(exc)}'))
 
-    def _role_not_taken(self, role: List[None], exc: BaseException, doing: str) -> None:
+    def _role_not_taken(self, role: List[None], exc: BaseException, in_use: str) -> None:
         """Deal with *exc*, which came where *role* was to be taken.
 
-        If another one has the role, `StateError` with what that is *doing* to the connection.
+        If another one has the role, `StateError` with *in_use*.
         """
 
         if type(exc) is IndexError and exc.args == _IN_USE:
-            in_use = f'another thread or coroutine is {doing} this connection'
             raise (self._present_fault() or StateError(in_use)) from None
         # Of a signal handler. If the role was taken, nobody will leave it, and others would wait.
         if not role:
             self._interrupted('the beginning of an operation', exc)
+
+    @staticmethod
+    def tells_in_use(exc: Exception) -> bool:
+        """Whether *exc* tells that another one has the role: then nothing was changed."""
+
+        return type(exc) is StateError and exc.msg in (_SENDING_IN_USE, _READING_IN_USE)
 
     def leave_role(self, role: List[None]) -> None:
         try:
@@ -444,7 +460,7 @@ class Session:
             stream.sender_waits = False
             stream.perhaps_sent = 0
         except BaseException as exc:
-            self._role_not_taken(stream.sending, exc, 'sending on')
+            self._role_not_taken(stream.sending, exc, _SENDING_IN_USE)
             raise
 
     def co_connect(self, connect: Callable[[Session], Coroutine[None]]) -> Coroutine[None]:
@@ -1054,7 +1070,7 @@ class Session:
             if stream.peeking.locked():
                 self._let_sender_look()
         except BaseException as exc:
-            self._role_not_taken(stream.reading, exc, 'reading from')
+            self._role_not_taken(stream.reading, exc, _READING_IN_USE)
             raise
 
     def _let_sender_look(self) -> None:
@@ -1240,9 +1256,10 @@ class Session:
             # Whoever was sending it has just given up.
             raise ConnectionClosed('server answered a request that was not sent in full') from None
         self.body = body
+        self.reserved = request.reserved
         self.response = response
         if request.body.state is not COMPLETE:
-            self._end_upload(request.body, head)
+            self._end_upload(request, head)
         if status == 101 or (request.method == 'CONNECT' and status < 300):
             self.fail(StateError('the connection does not speak HTTP any more'), abort=False)
         elif body.error is not None:
@@ -1261,14 +1278,16 @@ class Session:
             self._body_done()
         return response
 
-    def _end_upload(self, body: RequestBody, head: ResponseHead) -> None:
+    def _end_upload(self, request: Request, head: ResponseHead) -> None:
         """Deal with a final answer to a request whose body was not sent to its end."""
 
+        body = request.body
         if body.state is AWAIT_CONTINUE:
             # RFC 9110, section 10.1.1: the server does not want it, and does not expect it.
             body.finish()
         elif _refuses(head):
-            if self.sender is not current_thread():
+            # The sender in a pipeline is who reads this.
+            if self.sender is not current_thread() and not request.pipelined:
                 self.stream.let_sender_settle()
             if body.state is COMPLETE:
                 # It was the answer to the last byte.
@@ -1306,13 +1325,20 @@ class Session:
         elif not (retriable and waiting):
             self._interrupted(what, exc)
 
-    def _readable_body(self) -> Optional[ResponseBody]:
-        """Return the body that is being read, `None` if nothing is left of it."""
+    def _readable_body(self, pipelined: bool = False) -> Optional[ResponseBody]:
+        """Return the body that is being read, `None` if nothing is left of it.
+
+        *pipelined* tells that it is a pipeline that reads.
+        """
 
         body = self.body
         if body is None or self.fault is not None or self.stream.closed:
             self.raise_fault_of_reading()
-        return None if body is None or body.state is DONE else body
+        if body is None or body.state is DONE:
+            return None
+        if self.reserved is not pipelined:
+            raise StateError(_PIPELINED)
+        return body
 
     def raise_fault_of_reading(self) -> None:
         """Raise what keeps body data from being read."""
@@ -1484,13 +1510,37 @@ class Session:
         finally:
             self.leave_role(self.stream.reading)
 
-    def co_read(self, size: int) -> Coroutine[bytes]:
-        """Read up to *size* bytes, at least one unless the body is at its end."""
+    def co_wait_for_more(self) -> Coroutine[None]:
+        """Wait, after a response, until something that comes behind it is in the buffer.
+
+        `ConnectionClosed` if that is the end of the connection.
+        """
+
+        self._enter_reading()
+        try:
+            self.raise_fault_of_reading()
+            try:
+                if not len(self.buf):
+                    size = yield from self.stream.co_receive(self.buf.space())
+                    if not size:
+                        raise ConnectionClosed('server closed before it had the whole request')
+                    self.buf.e += size
+            except BaseException as exc:
+                self._reading_failed('waiting for more', exc, True)
+                raise
+        finally:
+            self.leave_role(self.stream.reading)
+
+    def co_read(self, size: int, pipelined: bool = False) -> Coroutine[bytes]:
+        """Read up to *size* bytes, at least one unless the body is at its end.
+
+        *pipelined* tells that it is a pipeline that reads.
+        """
 
         size = operator.index(size)
         self._enter_reading()
         try:
-            body = self._readable_body()
+            body = self._readable_body(pipelined)
             if body is None or not size:
                 return b''
             try:

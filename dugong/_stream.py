@@ -448,7 +448,9 @@ class Stream:
     handler may take the place of the result. Who has noted the result sets it to 0. `reading` and
     `sending` are the tokens of the two roles: lists whose only item is taken out by who plays the
     role, for which a lock takes ten times as long. `role_waiter` is the `Signal` of a sender that
-    waits for the reading role to become free, if there is one.
+    waits for the reading role to become free, if there is one. `along` is a function, or `None`,
+    that is called whenever a reader of a body has to wait: it sends what it can, and tells whether
+    something is left, which is waited for, too; if not, it is forgotten.
     """
 
     __slots__ = (
@@ -473,6 +475,7 @@ class Stream:
         '_trace',
         '_waiters',
         '_writable',
+        'along',
         'cause',
         'closed',
         'connected',
@@ -531,6 +534,7 @@ class Stream:
         self._burst = 0
         self._sent_burst = 0
         self.role_waiter: Optional[Signal] = None
+        self.along: Optional[Callable[[], bool]] = None
         # What `try_receive` and `try_send` have to wait for, when they return None.
         self._need_receive: Any = None
         self._need_send: Any = None
@@ -967,8 +971,11 @@ class Stream:
 
         if self._drained and not self._at_end:
             self._burst = 0
+            either = None if self.along is None else self._send_along()
             self.waiting_to_receive = True
-            if head and self._received_head:
+            if either is not None:
+                yield either
+            elif head and self._received_head:
                 yield self._answered
             else:
                 wanted = self._gathered(len(view), fill) if fill or much else 0
@@ -981,11 +988,22 @@ class Stream:
         size = self.try_receive(view, self._burst >= BURST)
         while size is None:
             self._burst = 0
+            either = None if self.along is None else self._send_along()
             self.waiting_to_receive = True
-            yield self._need_receive
+            yield self._need_receive if either is None else either
             self.waiting_to_receive = False
             size = self.try_receive(view)
         return size
+
+    def _send_along(self) -> Optional[PollNeeded]:
+        """Have `along` send; return what to wait for if something is left."""
+
+        assert self.along is not None
+        self._sent_burst = 0
+        if self.along():
+            return self._either
+        self.along = None
+        return None
 
     def _co_wait_for_much(self, size: int) -> Coroutine[None]:
         """Wait until *size* bytes have come, or less if that takes long."""
@@ -1179,6 +1197,14 @@ class Stream:
 
         _wait_a_moment(lambda: self.sender_waits or bool(self.sending))
 
+    def let_role_go(self, role: List[None]) -> bool:
+        """Wait, for a moment, until nobody has *role*; tell whether that is so.
+
+        A call that is refused has it until then.
+        """
+
+        return _wait_a_moment(lambda: bool(role))
+
     def let_sender_look(self) -> bool:
         """Wait, for a moment, while a sender receives what is there; tell whether that is over.
 
@@ -1220,9 +1246,14 @@ class Stream:
     def co_wait_send_or_receive(self) -> Coroutine[None]:
         """Wait until there is something to receive, or the last `try_send…` can go on."""
 
+        yield from self._co_sender_waits(self._either)
+
+    @property
+    def _either(self) -> PollNeeded:
         if self._both_ready is None:
             self._both_ready = PollNeeded(self._readable.fd, POLLIN | POLLOUT)
-        yield from self._co_sender_waits(self._both_ready)
+        need: PollNeeded = self._both_ready
+        return need
 
     def _count_sent(self, size: int, wanted: int) -> None:
         if size == wanted:

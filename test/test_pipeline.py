@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import queue
 import re
 import socket
 import sys
@@ -19,6 +20,7 @@ from pipeline_support import (
     SHORT,
     ByHand,
     CountingSockets,
+    HandPeer,
     Life,
     Site,
     check,
@@ -637,6 +639,321 @@ def test_connection_can_be_used_between_two_pipelines(connect: Connect) -> None:
     assert len(site.arrived) == 1
 
 
+# Answers that come before the request has been sent
+
+#: More than the system takes at once.
+UPLOAD = bytes(20_000_000)
+
+
+@contextlib.contextmanager
+def answered_upload(
+    method: str, status: str = '200 OK', **options: Any
+) -> Iterator[Tuple[ByHand, HandPeer]]:
+    """A pipeline with an upload that is answered when its head has come, and `/last` behind it."""
+    with ByHand([(method, '/upload', None, UPLOAD), '/last'], **options) as by_hand:
+        by_hand.waits()
+        peer = by_hand.accept()
+        by_hand.waits()
+        peer.read_head()
+        peer.respond(b'stored', status)
+        yield by_hand, peer
+
+
+def take_upload(by_hand: ByHand, peer: HandPeer) -> Any:
+    """Receive the upload, and go on; returns what the next step gives."""
+    data = peer.arrived()
+    result = ByHand.WAITS
+    while len(data) < len(UPLOAD):
+        if result == ByHand.WAITS:
+            result = by_hand.run()
+        data += peer.arrived()
+    assert data.startswith(UPLOAD)
+    # For `peer.lines`.
+    peer._buffer = data[len(UPLOAD) :]
+    return by_hand.run() if result == ByHand.WAITS else result
+
+
+@pytest.mark.parametrize('status', ['200 OK', '303 See Other'])
+def test_answer_that_comes_early_is_returned_when_the_request_has_been_sent(status: str) -> None:
+    with answered_upload('POST', status) as (by_hand, peer):
+        by_hand.waits()
+        assert by_hand.pipeline.unanswered == [('POST', '/upload', None, UPLOAD)]
+        response = take_upload(by_hand, peer)
+        assert (response.path, response.body) == ('/upload', b'stored')
+        by_hand.waits()
+        assert peer.lines() == ['GET /last']
+        peer.answer('/last')
+        by_hand.gets('/last')
+        assert by_hand.run() is None
+        assert by_hand.pipeline.connections == 1
+
+
+def test_rest_of_a_request_is_sent_after_its_response_was_streamed() -> None:
+    with answered_upload('PUT', stream=True) as (by_hand, peer):
+        response = by_hand.run()
+        assert (response.path, by_hand.conn.readall()) == ('/upload', b'stored')
+        assert take_upload(by_hand, peer) == ByHand.WAITS
+        assert peer.lines() == ['GET /last']
+        peer.answer('/last')
+        assert by_hand.run().path == '/last'
+        assert by_hand.conn.readall() == document('/last')
+        assert by_hand.run() is None
+
+
+@pytest.mark.parametrize('stream', [False, True])
+def test_last_upload_is_sent_to_its_end(stream: bool, connect: Connect, transport: str) -> None:
+    """Though the answer is there; the connection can be used for something else then."""
+    answered = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        request = peer.read_head()
+        peer.respond(b'stored')
+        answered.set()
+        assert peer.read_body(request).body == UPLOAD
+        answer_all(peer)
+
+    conn = connect(handler)
+    for response in conn.pipeline([('PUT', '/upload', None, UPLOAD)], stream=stream):
+        assert (conn.readall() if stream else response.body) == b'stored'
+        assert answered.wait(LIMIT)
+    conn.send_request('GET', '/next')
+    conn.read_response()
+    assert conn.readall() == document('/next')
+
+
+@pytest.mark.parametrize('end', ['close', 'reset'])
+def test_upload_that_was_answered_is_repeated_if_it_could_not_be_sent(end: str) -> None:
+    with answered_upload('PUT') as (by_hand, peer):
+        by_hand.waits()
+        getattr(peer, end)()
+        by_hand.waits()
+        peer = by_hand.accept()
+        peer.read_head()
+        assert take_upload(by_hand, peer) == ByHand.WAITS
+        peer.respond(b'stored again')
+        assert by_hand.run().body == b'stored again'
+        assert by_hand.pipeline.repeated == 1
+
+
+@pytest.mark.parametrize('end', ['close', 'reset'])
+def test_upload_that_was_answered_but_could_not_be_sent_is_reported(end: str) -> None:
+    """If it must not be repeated."""
+    with answered_upload('POST') as (by_hand, peer):
+        by_hand.waits()
+        getattr(peer, end)()
+        with pytest.raises(ConnectionClosed, match='POST /upload'):
+            by_hand.run()
+        assert by_hand.pipeline.uncertain == [('POST', '/upload', None, UPLOAD)]
+        assert by_hand.run() is None
+        by_hand.assert_no_connection()
+
+
+@pytest.mark.parametrize('end', ['close', 'reset'])
+@pytest.mark.parametrize('method', ['PUT', 'POST'])
+def test_streamed_response_to_a_request_that_could_not_be_sent(method: str, end: str) -> None:
+    """The caller has got the response, so that it cannot be taken back."""
+    with answered_upload(method, stream=True) as (by_hand, peer):
+        by_hand.run()
+        assert by_hand.conn.readall() == b'stored'
+        getattr(peer, end)()
+        with pytest.raises(ConnectionClosed, match=f'after an answer to {method} /upload'):
+            by_hand.run()
+        assert by_hand.run() is None
+
+
+@pytest.mark.parametrize('stream', [False, True])
+def test_refused_upload_need_not_be_sent(stream: bool) -> None:
+    with answered_upload('PUT', '413 Content Too Large', stream=stream) as (by_hand, peer):
+        response = by_hand.run()
+        assert response.status == 413
+        if stream:
+            assert by_hand.conn.readall() == b'stored'
+        by_hand.waits()
+        peer = by_hand.accept()
+        by_hand.waits()
+        assert peer.lines() == ['GET /last']
+
+
+def test_interruption_while_an_answered_request_is_sent_loses_nothing() -> None:
+    with answered_upload('PUT') as (by_hand, peer):
+        for _ in range(3):
+            by_hand.waits()
+            by_hand.interrupt()
+            by_hand.waits()
+            by_hand.interrupt(KeyboardInterrupt())
+        assert take_upload(by_hand, peer).body == b'stored'
+
+
+@slow
+@pytest.mark.parametrize('how', ['blocking', 'coroutine'])
+def test_server_that_reads_as_its_response_is_read(
+    how: str, connect: Connect, transport: str
+) -> None:
+    """The rest of the request is sent while the caller reads the streamed response."""
+
+    def echo(peer: Peer) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                request = peer.read_head()
+                left = int(request.field('Content-Length') or 0)
+                peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % left)
+                while left:
+                    data = peer.read_exactly(min(left, 65536))
+                    left -= len(data)
+                    peer.send(data)
+
+    conn = connect(echo)
+    bodies = [bytes([number]) * 20_000_000 for number in range(3)]
+    pipeline = conn.co_pipeline([('PUT', '/', None, body) for body in bodies], stream=True)
+    for body in bodies:
+        assert eval_coroutine(pipeline.co_next(), LIMIT).status == 200
+        if how == 'blocking':
+            assert conn.readall() == body
+        else:
+            assert eval_coroutine(conn.co_readall(), LIMIT) == body
+    assert eval_coroutine(pipeline.co_next(), LIMIT) is None
+    assert pipeline.connections == 1
+
+
+# Others that use the connection
+
+
+def test_step_while_another_thread_reads_the_body_harms_nobody(
+    connect: Connect,
+    waits: Waits,  # noqa: F811
+    transport: str,
+) -> None:
+    go_on = threading.Event()
+
+    def handler(peer: Peer) -> None:
+        answer = encoded(peer.read_request())
+        peer.send(answer[:-1])
+        assert go_on.wait(LIMIT)
+        peer.send(answer[-1:])
+        answer_all(peer)
+
+    conn = connect(handler)
+    pipeline = conn.pipeline(numbered(3), stream=True)
+    next(pipeline)
+    waits.begun.clear()
+    reader = Thread(conn.readall)
+    assert waits.begun.wait(LIMIT)
+    with pytest.raises(StateError, match='another thread or coroutine is reading'):
+        next(pipeline)
+    go_on.set()
+    assert reader.finish() == document('/0')
+    assert [(resp.path, conn.readall()) for resp in pipeline] == [
+        (path, document(path)) for path in ('/1', '/2')
+    ]
+
+
+@pytest.mark.parametrize('role', ['sending', 'reading'])
+def test_call_that_is_about_to_be_refused_does_not_harm_a_pipeline(
+    role: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the role for a moment before it is refused."""
+    conn = connect(answer_all)
+    pipeline = conn.pipeline(numbered(9), max_pending=2)
+    next(pipeline)
+    token = getattr(conn._session.stream, role)
+    token.pop()
+    waited = []
+
+    def leave(seconds: float) -> None:
+        waited.append(seconds)
+        token.append(None)
+
+    monkeypatch.setattr('dugong._stream.sleep', leave)
+    assert paths_and_bodies(pipeline) == [(path, document(path)) for path in numbered(8, 1)]
+    assert len(waited) == 1
+
+
+@pytest.mark.parametrize(
+    'read',
+    [
+        lambda conn: conn.readall(),
+        lambda conn: conn.read(3),
+        lambda conn: conn.readinto(bytearray(3)),
+        lambda conn: conn.discard(),
+        lambda conn: conn.peek(),
+    ],
+)
+def test_nobody_else_reads_the_body_for_a_pipeline(
+    read: Callable[[HTTPConnection], Any],
+) -> None:
+    with ByHand(['/0', '/1']) as by_hand:
+        by_hand.waits()
+        peer = by_hand.accept()
+        by_hand.waits()
+        answer = encoded(peer.read_head())
+        peer.send(answer[:-5])
+        by_hand.waits()
+        with pytest.raises(StateError, match='another thread or coroutine is reading'):
+            read(by_hand.conn)
+        by_hand.interrupt()
+        with pytest.raises(StateError, match='in use by a pipeline'):
+            read(by_hand.conn)
+        peer.send(answer[-5:])
+        by_hand.gets('/0')
+        peer.answer('/1')
+        by_hand.gets('/1')
+
+
+def test_retry_of_what_must_be_alone_waits_for_the_end_of_the_body() -> None:
+    given = ('POST', '/0', None, b'body')
+    with ByHand([given], stream=True) as by_hand:
+        by_hand.waits()
+        peer = by_hand.accept()
+        by_hand.waits()
+        peer.read_request()
+        peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf')
+        by_hand.run()
+        by_hand.pipeline.retry()
+        by_hand.waits()
+        assert peer.lines() == []
+        peer.send(b'half')
+        by_hand.waits()
+        assert peer.lines() == ['POST /0']
+        assert by_hand.pipeline.connections == 1
+
+
+def test_step_in_another_thread_than_the_one_before_does_not_wait_for_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A refusal of what was begun by the other one is not kept back."""
+    with ByHand([('PUT', '/upload', None, UPLOAD)]) as by_hand:
+        by_hand.waits()
+        peer = by_hand.accept()
+        by_hand.waits()
+        peer.read_head()
+        peer.respond(b'no', '413 Content Too Large')
+        waited: List[float] = []
+        monkeypatch.setattr('dugong._stream.sleep', waited.append)
+        assert Thread(by_hand.run).finish().status == 413
+        assert waited == []
+
+
+def test_pipeline_that_was_struck_leaves_the_sending_role(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the descriptor is closed when the caller disconnects."""
+    conn = connect(answer_all)
+    pipeline = conn.pipeline(numbered(9))
+    next(pipeline)
+    session = conn._session
+    send_now = type(session).send_now
+
+    def struck(self: Any, pieces: List[Any]) -> None:
+        send_now(self, pieces)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(session), 'send_now', struck)
+    with pytest.raises(KeyboardInterrupt):
+        list(pipeline)
+    conn.disconnect()
+    assert session.stream.sock is None
+
+
 # Never a deadlock
 
 
@@ -653,7 +970,7 @@ def test_large_bodies_both_ways(
     """The server answers in full before it reads the body, through buffers of the least size."""
     upload, download = sizes
     CountingSockets.install(monkeypatch, prepare=shrink)
-    bodies = []
+    bodies: queue.Queue[bytes] = queue.Queue()
 
     def handler(peer: Peer) -> None:
         shrink(peer.sock)
@@ -661,15 +978,15 @@ def test_large_bodies_both_ways(
             while True:
                 request = peer.read_head()
                 peer.respond(request.target.encode() * (download // 2))
-                bodies.append(peer.read_body(request).body)
+                bodies.put(peer.read_body(request).body)
 
     conn = connect(handler)
     requests = [('PUT', path, None, path.encode() * (upload // 2)) for path in numbered(6)]
-    for path, response in zip(numbered(6), conn.pipeline(requests, stream=stream)):
+    for response, path in zip(conn.pipeline(requests, stream=stream), numbered(6)):
         body = conn.readall() if stream else response.body
         assert body == path.encode() * (download // 2)
-    # The last body may not have been needed.
-    assert bodies[:5] == [body for *_, body in requests][:5]
+    for *_, sent in requests:
+        assert bodies.get(timeout=LIMIT) == sent
 
 
 @slow
@@ -966,12 +1283,17 @@ def test_answer_to_a_request_that_was_not_sent_yet_is_none(
 
     def answer(peer: Peer) -> None:
         given_up.set()
-        assert peer.read_request().target == '/1'
-        peer.respond(b'right')
+        # The first one was answered, but not sent to its end.
+        for target in ('/0', '/1'):
+            assert peer.read_request().target == target
+            peer.respond(b'right')
         peer.read_to_eof()
 
     pipeline = narrow([forge, answer]).pipeline([('PUT', '/0', None, bytes(200_000)), '/1'])
-    assert [(r.status, r.body) for r in pipeline] == [(302, b''), (200, b'right')]
+    assert [(r.path, r.status, r.body) for r in pipeline] == [
+        ('/0', 200, b'right'),
+        ('/1', 200, b'right'),
+    ]
 
 
 def test_more_requests_than_the_kernel_takes_in_one_call(connect: Connect) -> None:
