@@ -575,7 +575,7 @@ class HTTPConnection(io.BufferedIOBase):
     def co_write(self, buf: Any) -> Coroutine[None]:
         """Coroutine twin of `write`."""
 
-        return self._session.co_write(buf)
+        yield from self._session.co_write(buf)
 
     def write_eof(self, trailers: Optional[Mapping[str, Any]] = None) -> None:
         """End the request body of a `BodyFollowing`.
@@ -593,7 +593,7 @@ class HTTPConnection(io.BufferedIOBase):
     def co_write_eof(self, trailers: Optional[Mapping[str, Any]] = None) -> Coroutine[None]:
         """Coroutine twin of `write_eof`."""
 
-        return self._session.co_write_eof(trailers)
+        yield from self._session.co_write_eof(trailers)
 
     # Receiving
 
@@ -618,11 +618,14 @@ class HTTPConnection(io.BufferedIOBase):
         patient = session.answer_coming or session.wait_for_sender(self.timeout)
         if getattr(self.co_read_response, '__func__', None) is not _CO_READ_RESPONSE:
             # A subclass or the object has its own.
-            crt = self.co_read_response()
-            self._session.patient = patient
-            return eval_coroutine(crt, self.timeout)
+            session = self._session
+            session.patient = patient
+            try:
+                return eval_coroutine(self.co_read_response(), self.timeout)
+            finally:
+                session.patient = False
         # The sender may have begun a new session meanwhile.
-        return self._session_for_reading(patient).read_response(self.timeout)
+        return self._session_for_reading().read_response(patient, self.timeout)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """Coroutine twin of `read_response`.
@@ -630,15 +633,15 @@ class HTTPConnection(io.BufferedIOBase):
         With no request outstanding, and none being sent, it raises `StateError` at once.
         """
 
-        return self._session_for_reading(False).co_read_response()
+        session = self._session_for_reading()
+        return (yield from session.co_read_response(False, session.patient))
 
-    def _session_for_reading(self, patient: bool) -> Session:
+    def _session_for_reading(self) -> Session:
         """Return the session to read a response from, with what counts for that."""
 
         session = self._session
         session.assume_close = self.assume_close
         session.strict_eof = self.strict_eof
-        session.patient = patient
         return session
 
     def read(self, n: Optional[int] = None) -> bytes:
@@ -684,7 +687,7 @@ class HTTPConnection(io.BufferedIOBase):
     def co_readinto(self, buf: Any) -> Coroutine[int]:
         """Coroutine twin of `readinto`."""
 
-        return self._session.co_readinto(_target(buf))
+        return (yield from self._session.co_readinto(_target(buf)))
 
     def readall(self) -> bytes:
         """Read the rest of the body and return it as `bytes`, empty if there is none.
@@ -700,7 +703,7 @@ class HTTPConnection(io.BufferedIOBase):
     def co_readall(self) -> Coroutine[bytes]:
         """Coroutine twin of `readall`."""
 
-        return self._session.co_readall()
+        return (yield from self._session.co_readall())
 
     def discard(self) -> None:
         """Read the rest of the body and throw it away. Waits and raises as `readall`."""
@@ -710,7 +713,7 @@ class HTTPConnection(io.BufferedIOBase):
     def co_discard(self) -> Coroutine[None]:
         """Coroutine twin of `discard`."""
 
-        return self._session.co_discard()
+        yield from self._session.co_discard()
 
     def read_raw(self, size: int) -> bytes:
         """Read up to *size* uninterpreted bytes, from the buffer or the network.
@@ -726,7 +729,7 @@ class HTTPConnection(io.BufferedIOBase):
     def co_read_raw(self, size: int) -> Coroutine[bytes]:
         """Coroutine twin of `read_raw`."""
 
-        return self._session.co_read_raw(size)
+        return (yield from self._session.co_read_raw(size))
 
     # Pipelines
 

@@ -237,7 +237,7 @@ class Session:
         self._early_head: Optional[ResponseHead] = None
         # What `read_raw` has left of what had been taken out of the buffer; `None` before it.
         self._consumed: Optional[bytes] = None
-        # Whether who reads a response has another thread that sends.
+        # Whether the coroutine that is about to read a response for a thread is to be patient.
         self.patient = False
         # Why something was lost with the session before this one. Reading and writing report that
         # until a request is sent.
@@ -1083,7 +1083,7 @@ class Session:
             self.stream.reading.append(None)
             raise
 
-    def read_response(self, timeout: Optional[float]) -> HTTPResponse:
+    def read_response(self, patient: bool, timeout: Optional[float]) -> HTTPResponse:
         """Like `co_read_response`, but the thread waits.
 
         `ConnectionTimedOut` after *timeout* seconds. There is no coroutine if the head is there
@@ -1093,7 +1093,7 @@ class Session:
         stream = self.stream
         self._enter_reading()
         try:
-            request = self._request_to_answer(False)
+            request = self._request_to_answer(False, patient)
             try:
                 if stream.connected or self._early_head is not None:
                     response = self._take_response(request)
@@ -1108,18 +1108,21 @@ class Session:
                 raise
         finally:
             self.leave_role(stream.reading)
-        return eval_coroutine(self.co_read_response(), timeout)
+        return eval_coroutine(self.co_read_response(patient=patient), timeout)
 
-    def co_read_response(self, pipelined: bool = False) -> Coroutine[HTTPResponse]:
+    def co_read_response(
+        self, pipelined: bool = False, patient: bool = False
+    ) -> Coroutine[HTTPResponse]:
         """Read the next response head that is for the caller, or with *pipelined* for a pipeline.
 
-        A `patient` reader waits even if the request body is left incomplete at the moment.
+        A *patient* reader, who has another thread that sends, waits even if the request body is
+        left incomplete at the moment.
         """
 
         stream = self.stream
         self._enter_reading()
         try:
-            request = self._request_to_answer(pipelined)
+            request = self._request_to_answer(pipelined, patient)
             try:
                 if not stream.connected and self._early_head is None:
                     yield from stream.co_wait_connected()
@@ -1137,7 +1140,7 @@ class Session:
         finally:
             self.leave_role(stream.reading)
 
-    def _request_to_answer(self, pipelined: bool) -> Request:
+    def _request_to_answer(self, pipelined: bool, patient: bool) -> Request:
         """Return the request whose answer is to be read, or raise why there is none to read."""
 
         stream = self.stream
@@ -1160,7 +1163,7 @@ class Session:
                 raise ConnectionClosed(self.ended)
         if request.pipelined is not pipelined:
             raise StateError(_PIPELINED)
-        if request.body.state is WRITING and not (pipelined or self.patient) and stream.sending:
+        if request.body.state is WRITING and not (pipelined or patient) and stream.sending:
             raise StateError('the request body was not written to its end')
         return request
 

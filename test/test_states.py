@@ -1353,6 +1353,36 @@ FAULTS = {
 }
 
 
+def test_coroutine_works_on_the_connection_of_its_first_step(connect: Any) -> None:
+    """Not on the one that there was when it was made."""
+    conn = connect([Answers(reply(b'first')), Answers(reply(b'second'))])
+    get(conn, '/first')
+    send = conn.co_send_request('PUT', '/second', body=BodyFollowing(4))
+    write, end = conn.co_write(b'data'), conn.co_write_eof()
+    receive, everything = conn.co_read_response(), conn.co_readall()
+    conn.disconnect()
+    for crt in (send, write, end):
+        co(crt)
+    assert co(receive).path == '/second'
+    assert co(everything) == b'second'
+
+
+@pytest.mark.parametrize('name', ['co_read', 'co_readinto', 'co_readall', 'co_discard'])
+def test_coroutine_reads_the_body_of_its_first_step(name: str, connect: Any) -> None:
+    conn = connect([Answers(reply(b'first')), Answers(reply(b'second'))])
+    get(conn, '/first')
+    target = bytearray(6)
+    arguments = {'co_read': (6,), 'co_readinto': (target,)}.get(name, ())
+    crt = getattr(conn, name)(*arguments)
+    conn.disconnect()
+    conn.send_request('GET', '/second')
+    conn.read_response()
+    result = co(crt)
+    assert conn.readall() == b''
+    if name != 'co_discard':
+        assert bytes(target if name == 'co_readinto' else result) == b'second'
+
+
 @pytest.mark.parametrize('fault', FAULTS)
 def test_after_a_faulty_head_every_call_is_the_same_kind_of_error(
     fault: str, transport: str, connect: Any, serve: Any
