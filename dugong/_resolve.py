@@ -27,11 +27,16 @@ _AMBIGUOUS = frozenset(
 
 
 def is_numeric(host: str) -> bool:
-    """Tell whether *host* is an IPv4 or IPv6 address, which needs no name service."""
+    """Tell whether *host* is an IPv4 address, or an IPv6 address with or without a zone.
 
-    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    These need no name service.
+    """
+
+    family, address = socket.AF_INET, host
+    if ':' in host:
+        family, address = socket.AF_INET6, host.partition('%')[0]
     try:
-        socket.inet_pton(family, host.partition('%')[0])
+        socket.inet_pton(family, address)
     except (OSError, ValueError):
         return False
     return True
@@ -69,6 +74,9 @@ def resolve(host: str, port: int, test_hosts: Sequence[Tuple[str, int]]) -> List
     except socket.gaierror as exc:
         if not _is_ambiguous(exc):
             raise
+        if is_numeric(host):
+            # Its zone is not that of an interface.
+            raise HostnameNotResolvable(host) from exc
         first_error = exc
     if not any(_resolves(name, test_port) for name, test_port in test_hosts):
         raise DNSUnavailable(host) from first_error

@@ -11,7 +11,7 @@ from servers import LIMIT
 
 import dugong
 from dugong import DNSUnavailable, HostnameNotResolvable, HTTPConnection
-from dugong._resolve import numeric_address
+from dugong._resolve import is_numeric, numeric_address
 
 WANTED = 'wanted.example'
 TESTS = [('one.test', 80), ('two.test', 81), ('three.test', 53)]
@@ -132,6 +132,27 @@ def test_no_such_host(number: int, connecting: Any, resolver: Any) -> None:
     assert WANTED in str(info.value)
     # Once more after a test name has resolved, and no other test name.
     assert found.asked == [WANTED, 'one.test', WANTED]
+
+
+@pytest.mark.parametrize('number', DOUBTFUL)
+def test_address_in_the_zone_of_no_interface_is_not_the_fault_of_the_name_service(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fail(host: str, *args: Any) -> Any:
+        asked.append(host)
+        raise socket.gaierror(number, 'scripted')
+
+    monkeypatch.setattr(socket, 'getaddrinfo', fail)
+    with pytest.raises(HostnameNotResolvable, match='fe80::1%nowhere'):
+        HTTPConnection('fe80::1%nowhere').connect()
+    assert asked == ['fe80::1%nowhere']
+
+
+def test_only_an_ipv6_address_has_a_zone() -> None:
+    assert is_numeric('fe80::1%lo')
+    assert not is_numeric('127.0.0.1%lo')
 
 
 @in_every_way
