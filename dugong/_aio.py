@@ -69,7 +69,13 @@ class _Watch:
 
         if not self.futures:
             watch = self._loop.add_reader if self._mask == POLLIN else self._loop.add_writer
-            watch(self._fd, self)
+            try:
+                watch(self._fd, self)
+            except NotImplementedError as exc:
+                kind = type(self._loop).__name__
+                raise NotImplementedError(
+                    f'{kind} cannot watch a descriptor; asyncio.SelectorEventLoop can'
+                ) from exc
             _watches[self._key] = self
         self.futures.append(future)
 
@@ -237,10 +243,9 @@ class AioFuture(_FutureOf['T']):
                     need = None
                     error = exc
         except StopIteration as exc:
-            if self._must_cancel:
-                super().cancel()
-            else:
-                self.set_result(exc.value)
+            # Even if a signal handler has just cancelled it: what was received would be lost, and
+            # the connection would not know.
+            self.set_result(exc.value)
         except asyncio.CancelledError:
             super().cancel()
         except (KeyboardInterrupt, SystemExit) as exc:
@@ -314,8 +319,9 @@ class AioFuture(_FutureOf['T']):
     def cancel(self, *args: Any, **kwargs: Any) -> bool:
         """Cancel the future and close the coroutine. False if it is done already.
 
-        That happens now, or if the coroutine is just running, as soon as it waits or ends.
-        An exception that the coroutine raises when it is closed becomes that of the future.
+        That happens now, or if the coroutine is just running, as soon as it waits; if it ends
+        instead, its result or exception counts, although this has returned True. An exception that
+        the coroutine raises when it is closed becomes that of the future.
         """
 
         if self.done():

@@ -595,7 +595,7 @@ def test_cancel_from_within(run: Runner, pair: Pair, when: str, then: str) -> No
     ended = []
     futures: List[Any] = []
 
-    def crt() -> 'Crt[None]':
+    def crt() -> 'Crt[str]':
         try:
             if when == 'later':
                 yield PollNeeded(pair[0].fileno(), POLLOUT)
@@ -604,6 +604,7 @@ def test_cancel_from_within(run: Runner, pair: Pair, when: str, then: str) -> No
                 yield PollNeeded(pair[0].fileno(), POLLIN)
             elif then == 'raises':
                 raise Boom
+            return 'result'
         finally:
             ended.append(True)
 
@@ -616,11 +617,30 @@ def test_cancel_from_within(run: Runner, pair: Pair, when: str, then: str) -> No
         gc.collect()
         future = AioFuture(crt())
         futures.append(future)
-        with pytest.raises((asyncio.CancelledError, Boom)):
-            await asyncio.wait_for(future, LIMIT)
+        if then == 'returns':
+            # It may be something that was received, and be lost else.
+            assert await asyncio.wait_for(future, LIMIT) == 'result'
+        else:
+            with pytest.raises(Boom if then == 'raises' else asyncio.CancelledError):
+                await asyncio.wait_for(future, LIMIT)
         assert ended == [True]
 
     run(main)
+
+
+def test_loop_that_cannot_watch_a_descriptor_is_named(pair: Pair) -> None:
+    class Proactor(asyncio.SelectorEventLoop):
+        def add_reader(self, *args: Any) -> Any:
+            raise NotImplementedError
+
+    loop = Proactor()
+
+    def crt() -> 'Crt[None]':
+        yield PollNeeded(pair[0].fileno(), POLLIN)
+
+    with contextlib.closing(loop):
+        with pytest.raises(NotImplementedError, match='Proactor cannot watch a descriptor'):
+            loop.run_until_complete(AioFuture(crt(), loop))
 
 
 @pytest.mark.parametrize('waits', [True, False])
@@ -633,6 +653,7 @@ def test_cancel_by_a_signal_handler_at_any_moment(
     fd = ours.fileno()
     trace_before = sys.gettrace()
     ran: List[str] = []
+    results: List[str] = []
     lines = number = 0
     future: Any = None
 
@@ -661,6 +682,7 @@ def test_cancel_by_a_signal_handler_at_any_moment(
             for _ in range(3 * waits):
                 yield readable
                 ours.recv(1)
+            results.append('result')
             return 'result'
         finally:
             ran.append('to the end')
@@ -679,7 +701,10 @@ def test_cancel_by_a_signal_handler_at_any_moment(
         finally:
             sys.settrace(trace_before)
         assert ran in ([], ['from the beginning', 'to the end']), number
+        # None that there was is lost.
+        assert waiting.cancelled() is not bool(results), number
         ran.clear()
+        results.clear()
         loop = asyncio.get_running_loop()
         assert not loop.remove_reader(fd)
         assert not loop.remove_writer(fd)
@@ -696,7 +721,7 @@ def test_cancel_by_a_signal_handler_at_any_moment(
             AioFuture._looks = Looks()
             cancelled += await main()
             assert run.problems == [], number
-        assert cancelled > (50 if waits else 10)
+        assert cancelled > (50 if waits else 0)
 
     run(all_lines)
 
