@@ -89,6 +89,12 @@ _TLS_RUN = 1 << 18
 _TLS_PIECE = 1 << 16
 _TLS_RECEIVED = 1 << 17
 
+# How often that is done for messages of TLS itself before others get their turn.
+_TLS_FILLS = 8
+
+# In so many seconds, what was sent is noted, if that does not go through `perhaps_sent`.
+_NOTED = 0.02
+
 # Memory to receive into, as much as was ever needed by several threads at the same moment. If it
 # was made anew each time, the system would have to clear it.
 _tls_buffers: List[memoryview] = []
@@ -311,7 +317,7 @@ class TlsSocket(socket.socket):
     def recv_into(self, buffer: Any, nbytes: Optional[int] = None, flags: int = 0) -> int:
         """Receive and decrypt at most one record into *buffer*; 0 after close_notify."""
 
-        while True:
+        for _ in range(_TLS_FILLS):
             if self._holds_something:
                 try:
                     return self.decrypt_into(buffer)
@@ -322,6 +328,8 @@ class TlsSocket(socket.socket):
             except ssl.SSLWantReadError:
                 self._answer()
                 raise
+        # All of that was no data. Others get their turn before there is more of it.
+        return self.decrypt_into(buffer)
 
     def decrypt_into(self, buffer: Any) -> int:
         """The same for a record that has been received as a whole already."""
@@ -1193,9 +1201,17 @@ class Stream:
         """Wait, for a moment, until a sender in another thread waits or has ended.
 
         Until then it may be in the middle of a system call, the outcome of which is not noted.
+        But it may also read the source of a body, which may take for ever.
         """
 
-        _wait_a_moment(lambda: self.sender_waits or bool(self.sending))
+        soon = monotonic() + _NOTED
+
+        def settled() -> bool:
+            if self.sender_waits or self.sending:
+                return True
+            return not self.perhaps_sent and monotonic() >= soon
+
+        _wait_a_moment(settled)
 
     def let_role_go(self, role: List[None]) -> bool:
         """Wait, for a moment, until nobody has *role*; tell whether that is so.

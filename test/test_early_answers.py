@@ -25,6 +25,7 @@ from upload_support import (
     co_answer,
     pattern,
 )
+from waiting_support import Thread
 
 import dugong
 from dugong import (
@@ -1185,6 +1186,43 @@ def test_reader_with_a_time_limit_gives_up_and_the_writer_sees_the_refusal(
     finally:
         answer_now.set()
         done.set()
+
+
+def test_reader_does_not_wait_for_a_body_that_takes_long_to_be_made(
+    connect: Any, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be in an event loop, which is not to stop."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b'first'
+        asked.set()
+        assert go_on.wait(LIMIT)
+        yield b'second'
+
+    def handler(peer: Peer) -> None:
+        peer.read_head()
+        peer.respond(b'no', '413 Content Too Large')
+        with contextlib.suppress(OSError):
+            peer.read_to_eof()
+
+    slept: List[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        time.sleep(seconds)
+
+    conn = connect(handler)
+    conn.connect()
+    writer = Thread(lambda: conn.send_request('PUT', '/', body=pieces()))
+    assert asked.wait(LIMIT)
+    monkeypatch.setattr('dugong._stream.sleep', sleep)
+    assert dugong.eval_coroutine(conn.co_read_response(), LIMIT).status == 413
+    # In vain it would be a second.
+    assert sum(slept) < 0.3
+    go_on.set()
+    # The rest is small enough to be sent without a look at the answer.
+    writer.finish()
 
 
 def _co_patient(conn: HTTPConnection) -> Any:

@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Iterator, List, Optional
 
 import pytest
 from conftest import Certificates
@@ -41,7 +41,9 @@ def go_on(sock: socket.socket, call: Callable[[], Any]) -> Any:
 class Ends:
     """Both ends of a connection; the server's is a `ssl.SSLSocket` that waits."""
 
-    def __init__(self, certificates: Certificates, version: ssl.TLSVersion) -> None:
+    def __init__(
+        self, certificates: Certificates, version: ssl.TLSVersion, tickets: Optional[int] = None
+    ) -> None:
         with socket.create_server(('127.0.0.1', 0)) as listener:
             ours = socket.create_connection(listener.getsockname())
             theirs, _ = listener.accept()
@@ -49,6 +51,10 @@ class Ends:
         for sock in (ours, theirs):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
         context = certificates.server_context
+        if tickets is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            certificates.certificate.configure_cert(context)
+            context.num_tickets = tickets
         theirs.settimeout(LIMIT)
         self.theirs = context.wrap_socket(
             theirs, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
@@ -293,6 +299,27 @@ def test_server_is_told_why_the_handshake_failed(certificates: Certificates) -> 
             go_on(ends.ours, ends.ours.do_handshake)
         ends.wait()
         assert errors == ['TLSV1_ALERT_UNKNOWN_CA']
+
+
+def test_messages_of_tls_itself_are_not_received_for_ever(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others get their turn although there is always more to receive."""
+    with contextlib.closing(Ends(certificates, ssl.TLSVersion.TLSv1_3, tickets=40)) as ends:
+        ends.shake_hands()
+        ends.theirs.sendall(b'data')
+        monkeypatch.setattr('dugong._stream._tls_buffers', [memoryview(bytearray(200))])
+        target = bytearray(10)
+        turns = 0
+        while True:
+            try:
+                size = ends.ours.recv_into(target)
+                break
+            except ssl.SSLWantReadError:
+                turns += bool(select.select([ends.ours], [], [], 0)[0])
+                assert select.select([ends.ours], [], [], LIMIT)[0]
+        assert target[:size] == b'data'
+        assert turns > 3
 
 
 def test_socket_is_left_alone_if_the_context_refuses() -> None:
