@@ -122,6 +122,7 @@ class _Item:
             raise ValueError('a request that changes the protocol cannot be pipelined')
         request.pipelined = True
         request.reserved = not stream
+        request.track_content()
         self.size = len(request.head) + len(request.content or b'')
         self.request = request
 
@@ -261,6 +262,9 @@ class _Pipeline:
         if self._finished:
             return None
         self._delivered = None
+        session = self._session
+        if session is not None and self._reading_own_body(session) and not session.stream.reading:
+            session.refuse_reading()
         try:
             self._stepping = True
             self._waits = self._connects = False
@@ -268,7 +272,7 @@ class _Pipeline:
         except Exception as exc:
             if self._comes_from_elsewhere(exc):
                 self._struck()
-            elif self._session is None or not self._session.tells_in_use(exc):
+            elif not _is_in_use(self._session, exc):
                 self._keep_delivered()
                 self._finish('the pipeline has failed')
             raise
@@ -359,7 +363,14 @@ class _Pipeline:
         if not session.stream.connected:
             self.connections += 1
             self._waits = self._connects = True
-            self._session = session = yield from conn._co_connect(session)
+            while True:
+                try:
+                    self._session = session = yield from conn._co_connect(session)
+                    break
+                except StateError as exc:
+                    stream = session.stream
+                    if not (_is_in_use(session, exc) and stream.let_role_go(stream.sending)):
+                        raise
             self._waits = self._connects = False
             self._check_not_closed()
             # A subclass may have used it to connect.
@@ -474,6 +485,9 @@ class _Pipeline:
                 break
             last.cut = True
             left -= last.size
+        if session.send_fault is None:
+            # What is sent now would be taken for the rest.
+            session.send_fault = 'only a part of a request was sent'
         self._leave_sending(session)
 
     def _unsent(self, session: Session) -> int:
@@ -656,7 +670,7 @@ class _Pipeline:
             try:
                 session.enter_sending()
             except StateError as exc:
-                if not (session.tells_in_use(exc) and stream.let_role_go(stream.sending)):
+                if not (_is_in_use(session, exc) and stream.let_role_go(stream.sending)):
                     raise
             else:
                 self._sends = True
@@ -673,8 +687,11 @@ class _Pipeline:
         """
 
         session = self._session
-        if self._stepping or session is None or not self._out:
+        if session is None or not self._out:
             return False
+        if self._stepping:
+            # In another thread, which is about to be refused.
+            return True
         try:
             self._waits = False
             self._send_out(session)
@@ -691,23 +708,38 @@ class _Pipeline:
         `ConnectionClosed` if that cannot be done.
         """
 
+        stream = session.stream
+        while self._is_unsent(item) and not _is_final(session, response):
+            try:
+                more = yield from self._co_send_until_more(session, item)
+            except StateError as exc:
+                if not (_is_in_use(session, exc) and stream.let_role_go(stream.reading)):
+                    raise
+                continue
+            if more:
+                # TLS gives no account of what it has sent before it could send no more, so it may
+                # be the answer to the next request.
+                behind = [other.request for other in self._flight if other is not item]
+                if behind and behind[0] is not None and behind[0].begun:
+                    return
+                raise ConnectionClosed('server answered a request that was not sent yet')
+
+    def _co_send_until_more(self, session: Session, item: _Item) -> Coroutine[bool]:
+        """Send *item* to its end, or until something comes: tell whether it has."""
+
         with contextlib.closing(session.co_wait_for_more()) as crt:
-            while self._is_unsent(item) and not _is_final(session, response):
+            while self._is_unsent(item):
                 if item.cut:
                     assert session.send_fault is not None
                     raise ConnectionClosed(session.send_fault)
                 try:
                     need = next(crt)
                 except StopIteration:
-                    # TLS gives no account of what it has sent before it could send no more, so
-                    # it may be the answer to the next request.
-                    behind = [other.request for other in self._flight if other is not item]
-                    if behind and behind[0] is not None and behind[0].begun:
-                        return
-                    raise ConnectionClosed('server answered a request that was not sent') from None
+                    return True
                 self._send_ahead(session)
                 if self._is_unsent(item) and not item.cut:
                     yield from self._co_wait(session, need)
+        return False
 
     def _note_sent(self, session: Session) -> None:
         """Note which requests were sent, to their end or at all.
@@ -773,7 +805,7 @@ class _Pipeline:
         self._current = item
         if self._stream:
             self._streamed = response
-            if self._out:
+            if self._out and not _is_final(session, response):
                 session.stream.along = functools.partial(_send_along, weakref.ref(self))
         else:
             self._completed()
@@ -815,7 +847,7 @@ class _Pipeline:
                     # A call that is refused may have the role for a moment, but who reads a
                     # streamed body may have it for long.
                     streams = session.reading_body and self._response is None
-                    if streams or not session.tells_in_use(exc):
+                    if streams or not _is_in_use(session, exc):
                         raise
                     if not stream.let_role_go(stream.reading):
                         raise
@@ -838,6 +870,12 @@ class _Pipeline:
         else:
             yield from session.stream.co_wait(need)
         self._waits = False
+
+
+def _is_in_use(session: Optional[Session], exc: Exception) -> bool:
+    """Whether *exc* tells that another one has a role of *session*: then nothing was changed."""
+
+    return session is not None and session.tells_in_use(exc)
 
 
 def _send_along(reference: weakref.ReferenceType[_Pipeline]) -> bool:

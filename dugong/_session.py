@@ -170,6 +170,12 @@ class Request:
         request.reserved = self.reserved
         return request
 
+    def track_content(self) -> None:
+        """Let `body` tell whether the content was sent to its end, also if it is small."""
+
+        if self.content is not None:
+            self.body = RequestBody(len(self.content))
+
     def prepare_source(self) -> None:
         """Read the first piece of the source, and complete the head by what that showed."""
 
@@ -433,6 +439,11 @@ class Session:
         """Whether *exc* tells that another one has the role: then nothing was changed."""
 
         return type(exc) is StateError and exc.msg in (_SENDING_IN_USE, _READING_IN_USE)
+
+    def refuse_reading(self) -> None:
+        """Raise what is said to who would read while another one does."""
+
+        raise StateError(_READING_IN_USE)
 
     def leave_role(self, role: List[None]) -> None:
         try:
@@ -1273,7 +1284,7 @@ class Session:
             if upload is not None:
                 # It belongs to this request or a later one, which will not be answered.
                 upload.finish()
-        elif self.closing is not None:
+        elif self.closing is not None and request.body.state is COMPLETE:
             following = self._pending_at(0)
             if following is None or not following.sent:
                 self.ended = self.closing

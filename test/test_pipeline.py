@@ -767,6 +767,7 @@ def test_refused_upload_need_not_be_sent(stream: bool) -> None:
         response = by_hand.run()
         assert response.status == 413
         if stream:
+            assert by_hand.conn._session.stream.along is None
             assert by_hand.conn.readall() == b'stored'
         by_hand.waits()
         peer = by_hand.accept()
@@ -781,6 +782,67 @@ def test_interruption_while_an_answered_request_is_sent_loses_nothing() -> None:
             by_hand.interrupt()
             by_hand.waits()
             by_hand.interrupt(KeyboardInterrupt())
+        assert take_upload(by_hand, peer).body == b'stored'
+
+
+@pytest.mark.parametrize('retry', [False, True])
+def test_nothing_is_sent_behind_a_part_of_a_request(retry: bool) -> None:
+    """The server would take it for the rest, whatever the pipeline has been given up for."""
+    with answered_upload('PUT', stream=True, max_retries=1) as (by_hand, peer):
+        by_hand.run()
+        assert by_hand.conn.readall() == b'stored'
+        if retry:
+            by_hand.pipeline.retry()
+        by_hand.waits()
+        with pytest.raises((ConnectionClosed, ConnectionTimedOut)):
+            by_hand._step.throw(ConnectionTimedOut('too late'))
+        by_hand._step = None
+        peer.arrived()
+        with pytest.raises(ConnectionClosed):
+            by_hand.conn.send_request('GET', '/taken-for-the-rest')
+        assert b'GET' not in peer.arrived()
+
+
+@pytest.mark.parametrize('size', [1000, len(UPLOAD)])
+@pytest.mark.parametrize('stream', [False, True])
+def test_upload_that_asks_to_close_is_sent_to_its_end(
+    stream: bool, size: int, connect: Connect, transport: str
+) -> None:
+    bodies: queue.Queue[bytes] = queue.Queue()
+
+    def handler(peer: Peer) -> None:
+        request = peer.read_head()
+        peer.respond(b'stored')
+        bodies.put(peer.read_body(request).body)
+
+    conn = connect(handler)
+    given = ('PUT', '/upload', {'Connection': 'close'}, UPLOAD[:size])
+    for response in conn.pipeline([given], stream=stream):
+        assert (conn.readall() if stream else response.body) == b'stored'
+    assert bodies.get(timeout=LIMIT) == UPLOAD[:size]
+
+
+def test_step_that_is_about_to_be_refused_does_not_keep_the_rest_from_being_sent() -> None:
+    with answered_upload('PUT', stream=True) as (by_hand, peer):
+        by_hand.run()
+        stream = by_hand.conn._session.stream
+        # As if another thread was in the middle of its step.
+        by_hand.pipeline._stepping = True
+        assert stream._send_along() is not None
+        by_hand.pipeline._stepping = False
+        assert stream.along is not None
+
+
+def test_reading_role_that_is_taken_for_a_moment_does_not_harm_an_answered_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with answered_upload('PUT') as (by_hand, peer):
+        by_hand.waits()
+        by_hand.interrupt()
+        token = by_hand.conn._session.stream.reading
+        token.pop()
+        monkeypatch.setattr('dugong._stream.sleep', lambda seconds: token.append(None))
+        by_hand.waits()
         assert take_upload(by_hand, peer).body == b'stored'
 
 
@@ -832,19 +894,40 @@ def test_step_while_another_thread_reads_the_body_harms_nobody(
         peer.send(answer[-1:])
         answer_all(peer)
 
+    taken = []
+
+    def requests() -> Iterator[str]:
+        for path in numbered(3):
+            taken.append(path)
+            yield path
+
     conn = connect(handler)
-    pipeline = conn.pipeline(numbered(3), stream=True)
+    pipeline = conn.pipeline(requests(), stream=True, max_pending=1)
     next(pipeline)
     waits.begun.clear()
     reader = Thread(conn.readall)
     assert waits.begun.wait(LIMIT)
     with pytest.raises(StateError, match='another thread or coroutine is reading'):
         next(pipeline)
+    # Nothing was done.
+    assert taken == ['/0']
     go_on.set()
     assert reader.finish() == document('/0')
     assert [(resp.path, conn.readall()) for resp in pipeline] == [
         (path, document(path)) for path in ('/1', '/2')
     ]
+
+
+def test_call_that_is_about_to_be_refused_does_not_keep_a_pipeline_from_connecting(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn = connect(answer_all)
+    token = conn._session.stream.sending
+    token.pop()
+    monkeypatch.setattr('dugong._stream.sleep', lambda seconds: token.append(None))
+    pipeline = conn.pipeline(numbered(3))
+    assert paths_and_bodies(pipeline) == [(path, document(path)) for path in numbered(3)]
+    assert pipeline.connections == 1
 
 
 @pytest.mark.parametrize('role', ['sending', 'reading'])
