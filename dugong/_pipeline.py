@@ -281,6 +281,9 @@ class _Pipeline:
             raise
         finally:
             self._stepping = False
+            if self._closed and not self._finished:
+                # It was closed by another thread when nothing waited any more.
+                self._finish(_CLOSED)
 
     def _co_next(self) -> Coroutine[Optional[HTTPResponse]]:
         while (
@@ -674,7 +677,11 @@ class _Pipeline:
                     raise
             else:
                 self._sends = True
-                return
+                break
+        if session.pending and not self._flight:
+            # Another thread has sent a request just before.
+            self._leave_sending(session)
+            self._check_alone(True)
 
     def _leave_sending(self, session: Session) -> None:
         self._sends = False

@@ -1705,6 +1705,47 @@ def test_closing_while_the_next_request_is_awaited_ends_a_step(
     assert sum(site.arrived, []) == [('GET', path) for path in first]
 
 
+def test_close_in_the_last_moment_of_a_step(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When nothing waits any more; the response is there, and the connection given up."""
+    conn = connect(answer_all)
+    pipeline = conn.pipeline(numbered(9))
+    completed = type(pipeline)._completed
+
+    def close(self: Any) -> None:
+        completed(self)
+        if self.sent > 1:
+            self.close()
+
+    monkeypatch.setattr(type(pipeline), '_completed', close)
+    assert next(pipeline).path == '/0'
+    assert next(pipeline, None) is None
+    with pytest.raises(ConnectionClosed, match='the pipeline was closed'):
+        conn.read_response()
+    assert conn._sock is None
+
+
+def test_request_that_another_thread_sends_in_the_last_moment(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not harmed by the pipeline that was about to send its first one."""
+    conn = connect(answer_all)
+    conn.connect()
+    token = conn._session.stream.sending
+    token.pop()
+
+    def send(seconds: float) -> None:
+        token.append(None)
+        conn.send_request('GET', '/mine')
+
+    monkeypatch.setattr('dugong._stream.sleep', send)
+    with pytest.raises(StateError, match='something else is outstanding'):
+        next(conn.pipeline(['/0']))
+    assert conn.read_response().path == '/mine'
+    assert conn.readall() == document('/mine')
+
+
 @pytest.mark.parametrize('after', range(1, 6))
 def test_interrupt_while_the_next_request_is_made_breaks_the_pipeline(
     after: int, connect: Connect, transport: str
