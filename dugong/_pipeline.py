@@ -483,14 +483,14 @@ class _Pipeline:
             self._flight_bytes -= item.size
             self.sent -= 1
             session.pending.pop()
+        if left > 0 and session.send_fault is None:
+            # What is sent now would be taken for the rest.
+            session.send_fault = 'only a part of a request was sent'
         for last in (*reversed(flight), self._current):
             if left <= 0 or last is None:
                 break
             last.cut = True
             left -= last.size
-        if session.send_fault is None:
-            # What is sent now would be taken for the rest.
-            session.send_fault = 'only a part of a request was sent'
         self._leave_sending(session)
 
     def _unsent(self, session: Session) -> int:
