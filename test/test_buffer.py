@@ -429,10 +429,11 @@ def test_most_of_a_large_body_in_small_chunks_is_received_at_a_time(
 
 def test_what_follows_a_large_body_in_small_chunks_is_kept(connect: Any) -> None:
     second = bytes(reversed(range(250))) * 1000
-    conn = connect(Answers(much_in_chunks(), reply(second), reply(b'third')))
+    first = much_in_chunks()
+    conn = connect(Answers(first, reply(second), reply(b'third')))
     for path in ('/1', '/2'):
         conn.send_request('GET', path)
-    wait_queued(conn, len(MUCH) + len(second))
+    wait_queued(conn, len(first) + len(second))
     conn.read_response()
     assert conn.readall() == MUCH
     # More than what the buffer usually holds.
