@@ -272,7 +272,7 @@ class _Pipeline:
         except Exception as exc:
             if self._comes_from_elsewhere(exc):
                 self._struck()
-            elif not _is_in_use(self._session, exc):
+            elif self._session is None or not self._session.tells_in_use(exc):
                 self._keep_delivered()
                 self._finish('the pipeline has failed')
             raise
@@ -371,8 +371,7 @@ class _Pipeline:
                     self._session = session = yield from conn._co_connect(session)
                     break
                 except StateError as exc:
-                    stream = session.stream
-                    if not (_is_in_use(session, exc) and stream.let_role_go(stream.sending)):
+                    if not _is_free_now(session, session.stream.sending, exc):
                         raise
             self._waits = self._connects = False
             self._check_not_closed()
@@ -668,12 +667,11 @@ class _Pipeline:
     def _enter_sending(self, session: Session) -> None:
         """Take the sending role, which a call that is refused may have for a moment."""
 
-        stream = session.stream
         while True:
             try:
                 session.enter_sending()
             except StateError as exc:
-                if not (_is_in_use(session, exc) and stream.let_role_go(stream.sending)):
+                if not _is_free_now(session, session.stream.sending, exc):
                     raise
             else:
                 self._sends = True
@@ -715,12 +713,11 @@ class _Pipeline:
         `ConnectionClosed` if that cannot be done.
         """
 
-        stream = session.stream
         while self._is_unsent(item) and not _is_final(session, response):
             try:
                 more = yield from self._co_send_until_more(session, item)
             except StateError as exc:
-                if not (_is_in_use(session, exc) and stream.let_role_go(stream.reading)):
+                if not _is_free_now(session, session.stream.reading, exc):
                     raise
                 continue
             if more:
@@ -844,7 +841,6 @@ class _Pipeline:
     ) -> Coroutine[Any]:
         """Drive the reading coroutine that *begin* returns; send ahead whenever it has to wait."""
 
-        stream = session.stream
         crt = begin(*args)
         try:
             while True:
@@ -854,9 +850,7 @@ class _Pipeline:
                     # A call that is refused may have the role for a moment, but who reads a
                     # streamed body may have it for long.
                     streams = session.reading_body and self._response is None
-                    if streams or not _is_in_use(session, exc):
-                        raise
-                    if not stream.let_role_go(stream.reading):
+                    if streams or not _is_free_now(session, session.stream.reading, exc):
                         raise
                     crt = begin(*args)
                     continue
@@ -879,10 +873,10 @@ class _Pipeline:
         self._waits = False
 
 
-def _is_in_use(session: Optional[Session], exc: Exception) -> bool:
-    """Whether *exc* tells that another one has a role of *session*: then nothing was changed."""
+def _is_free_now(session: Session, role: List[None], exc: Exception) -> bool:
+    """Whether *exc* tells that a role was taken, and *role* is free after a moment."""
 
-    return session is not None and session.tells_in_use(exc)
+    return session.tells_in_use(exc) and session.stream.let_role_go(role)
 
 
 def _send_along(reference: weakref.ReferenceType[_Pipeline]) -> bool:
