@@ -476,7 +476,6 @@ class Stream:
         '_need_send',
         '_probe',
         '_readable',
-        '_received_head',
         '_sent_burst',
         '_tls_error',
         '_tls_lock',
@@ -534,8 +533,6 @@ class Stream:
         self._at_end = False
         # Nothing more can have arrived after what was received last.
         self._drained = True
-        # What was received last began with a response head, or nothing was received yet.
-        self._received_head = True
         # What the kernel was told to be ready to receive.
         self._expected = 0
         # Bytes received, and sent, since the last wait for that.
@@ -941,11 +938,9 @@ class Stream:
         if self._drained and not self._at_end:
             self._burst = 0
             self.waiting_to_receive = True
-            need = self._answered if self._received_head else self._readable
-            if not need.poll(timeout):
-                raise ConnectionTimedOut(timeout_message(need, timeout))
+            if not self._answered.poll(timeout):
+                raise ConnectionTimedOut(timeout_message(self._answered, timeout))
             self.waiting_to_receive = False
-        self._received_head = True
         size = self.try_receive(view)
         if size is None:
             # Another attempt will find out for what.
@@ -962,7 +957,6 @@ class Stream:
         if self._drained and self._burst < BURST and not self._at_end:
             return None
         self._burst = -len(view)
-        self._received_head = False
         return self.try_receive(view)
 
     def co_receive(
@@ -971,10 +965,9 @@ class Stream:
         """Receive at least one byte into *view*; returns their number, 0 at the end.
 
         *head* tells that a response head is to come, for which a busy wait may pay. Not for a
-        body, nor if the last response had one that did not come with its head: while a thread
-        sleeps, more of it arrives, so that fewer calls are needed. *fill* tells that the caller
-        will come again until *view* is full, and has no use for a part of it; *much* that all of
-        *view* can be filled.
+        body: while a thread sleeps, more of it arrives, so that fewer calls are needed. *fill*
+        tells that the caller will come again until *view* is full, and has no use for a part of
+        it; *much* that all of *view* can be filled.
         """
 
         if self._drained and not self._at_end:
@@ -983,7 +976,7 @@ class Stream:
             self.waiting_to_receive = True
             if either is not None:
                 yield either
-            elif head and self._received_head:
+            elif head:
                 yield self._answered
             else:
                 wanted = self._gathered(len(view), fill) if fill or much else 0
@@ -992,7 +985,6 @@ class Stream:
                 else:
                     yield self._readable
             self.waiting_to_receive = False
-        self._received_head = head
         size = self.try_receive(view, self._burst >= BURST)
         while size is None:
             self._burst = 0
