@@ -89,6 +89,10 @@ _TLS_RUN = 1 << 18
 _TLS_PIECE = 1 << 16
 _TLS_RECEIVED = 1 << 17
 
+# While there is more to come, what is encrypted leaves in portions of this size: they fit into one
+# packet of the loopback interface, and it would take longer to split them.
+_TLS_PACKET = 65483
+
 # How often that is done for messages of TLS itself before others get their turn.
 _TLS_FILLS = 8
 
@@ -310,7 +314,9 @@ class TlsSocket(socket.socket):
                 # what comes after it.
                 self._flush()
                 self._fill(1)
-            self._flush()
+            if self._encrypted < size and self._outgoing.pending >= _TLS_PACKET:
+                self._flush(_TLS_PACKET)
+        self._flush()
         self._encrypted = 0
         return size
 
@@ -396,10 +402,13 @@ class TlsSocket(socket.socket):
         if not self._encrypted and not self._try_to_flush():
             raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, 'no room')
 
-    def _flush(self) -> None:
-        """Send what is encrypted; `SSLWantWriteError` if there is no room for all of it."""
+    def _flush(self, portion: int = -1) -> None:
+        """Send what is encrypted; `SSLWantWriteError` if there is no room for all of it.
 
-        records = self._unsent or self._outgoing.read()
+        With *portion*, what is less than so many bytes is left for the next time.
+        """
+
+        records = self._unsent or self._outgoing.read(portion)
         while records:
             self._unsent = records
             try:
@@ -410,7 +419,9 @@ class TlsSocket(socket.socket):
                 records = memoryview(records)[size:]
             else:
                 self._unsent = b''
-                records = self._outgoing.read()
+                if portion > 0 and self._outgoing.pending < portion:
+                    break
+                records = self._outgoing.read(portion)
 
     def _try_to_flush(self) -> bool:
         """Send of what is encrypted as much as there is room for; tell whether that was all of it.

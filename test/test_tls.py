@@ -169,6 +169,25 @@ def test_what_had_to_wait_is_sent_once(ends: Ends) -> None:
     assert received == [data]
 
 
+def test_much_leaves_in_portions_of_one_packet(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loopback interface has packets of 65,483 bytes, and to split a portion takes time."""
+    sizes: List[int] = []
+
+    def send(sock: Any, data: Any) -> int:
+        sizes.append(len(data))
+        return len(data)
+
+    monkeypatch.setattr('dugong._stream._send', send)
+    assert ends.ours.send(bytes(MIB)) == MIB
+    *portions, rest = sizes
+    assert set(portions) == {65483}
+    # That of TLS is added to it.
+    assert MIB < sum(sizes) < MIB + 5000
+    assert rest < 2 * 65483
+
+
 def test_less_than_before_cannot_be_sent(ends: Ends) -> None:
     with pytest.raises(ssl.SSLWantWriteError):
         ends.ours.send(bytes(4 * MIB))
