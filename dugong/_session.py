@@ -798,7 +798,7 @@ class Session:
         elif self._may_look_for_refusal(body):
             # A reader may have received it together with an earlier answer.
             if self.buf.b == self.buf.e and not stream.holds_something:
-                yield from stream.co_wait_send_or_receive()
+                yield from stream.co_wait_send_or_reader(lambda: self.send_fault is None)
             self._peek(self._look_for_refusal, body)
         else:
             yield from stream.co_wait_send_or_role(

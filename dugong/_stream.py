@@ -1238,6 +1238,29 @@ class Stream:
         *still_barred* tells, after the preparations, whether that has not happened yet.
         """
 
+        yield from self._co_wait_or_signal(self._need_send, still_barred)
+
+    def co_wait_send_or_receive(self) -> Coroutine[None]:
+        """Wait until there is something to receive, or the last `try_send…` can go on."""
+
+        yield from self._co_sender_waits(self._either)
+
+    def co_wait_send_or_reader(self, still_open: Callable[[], bool]) -> Coroutine[None]:
+        """Like `co_wait_send_or_receive`, but somebody else may read what has come.
+
+        Over TLS, also wait for `stop_sending`, so that it need not shut down the connection;
+        *still_open* tells, after the preparations, whether it was not called.
+        """
+
+        # If it is only the turn of others, nobody takes the room.
+        if self.tls and (self._sent_burst < BURST or not self._writable.poll(0)):
+            yield from self._co_wait_or_signal(self._either, still_open)
+        else:
+            yield from self._co_sender_waits(self._either)
+
+    def _co_wait_or_signal(self, need: PollNeeded, is_due: Callable[[], bool]) -> Coroutine[None]:
+        """Wait for *need* or `role_waiter`, if that *is_due* after the preparations."""
+
         signal = None
         try:
             signal = Signal()
@@ -1246,26 +1269,21 @@ class Stream:
             # No such thing on this system, or no descriptors left for it.
             if signal is not None:
                 signal.close()
-            yield from self._co_sender_waits(self._need_send)
+            yield from self._co_sender_waits(need)
             return
         try:
             with poller:
                 # Two descriptors in one.
                 poller.register(signal.need.fd, POLLIN)
-                poller.register(*self._need_send)
+                poller.register(*need)
                 self.role_waiter = signal
-                if still_barred():
+                if is_due():
                     need = PollNeeded(poller.fileno(), POLLIN)
                     need._purpose = 'send'
                     yield from self._co_sender_waits(need)
         finally:
             self.role_waiter = None
             signal.close()
-
-    def co_wait_send_or_receive(self) -> Coroutine[None]:
-        """Wait until there is something to receive, or the last `try_send…` can go on."""
-
-        yield from self._co_sender_waits(self._either)
 
     @property
     def _either(self) -> PollNeeded:
