@@ -28,6 +28,8 @@ from ._request import (
     connect_request,
     encode_host,
     host_and_port,
+    pairs,
+    tls_server_name,
 )
 from ._session import _JOIN, NO_BODY, Request, Session, how_it_ended
 from ._settings import package
@@ -51,6 +53,17 @@ _COMMON_METHODS = frozenset(('GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS', 
 
 _ACCEPT = 'Accept-Encoding: identity\r\n'
 _KEEP_ALIVE = 'Connection: keep-alive\r\n'
+
+
+class _Form:
+    """The form of the requests on a connection: over *tls*, or *to_proxy* with its *fields*."""
+
+    __slots__ = ('fields', 'tls', 'to_proxy')
+
+    def __init__(self, tls: bool, to_proxy: bool, fields: Tuple[Tuple[str, Any], ...]) -> None:
+        self.tls = tls
+        self.to_proxy = to_proxy
+        self.fields = fields
 
 
 class HTTPConnection(io.BufferedIOBase):
@@ -81,8 +94,8 @@ class HTTPConnection(io.BufferedIOBase):
     is closed or dropped - methods that have lost nothing may simply be called again: those that
     read a response head, or a limited amount of data. Those that may have sent part of something
     or lost part of a body (`send_request`, `write`, `write_eof`, `readall`, `read` without a
-    size, `discard`) leave the connection broken: every use raises `ConnectionClosed`, which
-    names the cause, until `reset`.
+    size, `readline`, `discard`) leave the connection broken: every use raises `ConnectionClosed`,
+    which names the cause, until `reset`.
 
     *Threads and coroutines*: one may send while another one reads. All other simultaneous use is
     a `StateError`, except for `disconnect` and `reset`, which may be called at any time from any
@@ -96,7 +109,15 @@ class HTTPConnection(io.BufferedIOBase):
 
     # What each request looks up. The attributes in the dict of a class that is derived from one
     # in C, as this one is, are slow.
-    __slots__ = ('_origin', '_plain_end', '_session', '_start', 'timeout')
+    __slots__ = (
+        '_form',
+        '_next_is_other',
+        '_origin',
+        '_plain_end',
+        '_session',
+        '_start',
+        'timeout',
+    )
 
     #: If true, a response with neither a length nor chunked coding is read until the server
     #: closes the connection (RFC 9112, section 6.3, rule 8) although the server does not say
@@ -124,8 +145,10 @@ class HTTPConnection(io.BufferedIOBase):
         self._host = encode_host(hostname)
         self._port = check_port(port)
         self._ssl_context = ssl_context
-        self._proxy = None if proxy is None else proxy
+        self._proxy = proxy
+        self._proxy_address = None if proxy is None else check_address(proxy)
         self._proxy_headers = proxy_headers
+        self._proxy_pairs = _checked_pairs(proxy_headers)
         self._set_constants()
         #: Seconds that each single wait of a blocking method may take; `None`: no limit.
         self.timeout: Optional[float] = None
@@ -134,23 +157,42 @@ class HTTPConnection(io.BufferedIOBase):
         self._session = Session(self._new_stream(), _Buffer(package.BUFFER_SIZE))
 
     def _set_constants(self) -> None:
-        """Compute what is the same in all requests."""
+        """Compute what is the same in all requests of the connection that is made next."""
 
         tls = bool(self._ssl_context)
-        default = package.HTTPS_PORT if tls else package.HTTP_PORT
-        authority = host_and_port(self._host, self._port, default)
-        self._proxy_address = None if self._proxy is None else check_address(self._proxy)
-        proxy_fields = CallerFields(self._proxy_headers).lines if self._proxy_headers else ''
-        self._tunnel_fields = proxy_fields if tls else ''
+        pairs = self._proxy_pairs
         if self._proxy is None or tls:
-            self._origin: Optional[str] = None
-            proxy_fields = ''
+            self._form = _Form(tls, False, ())
         else:
-            # For request targets in absolute form.
-            self._origin = f'http://{authority}'
-        self._start = f' HTTP/1.1\r\nHost: {authority}\r\n{proxy_fields}'
+            self._form = _Form(tls, True, pairs)
+        self._tunnel_fields = CallerFields(pairs).lines if pairs and tls else ''
+        self._next_is_other = False
+        self._set_form()
+
+    def _set_form(self) -> None:
+        form = self._form
+        default = package.HTTPS_PORT if form.tls else package.HTTP_PORT
+        authority = host_and_port(self._host, self._port, default)
+        # For request targets in absolute form.
+        self._origin = f'http://{authority}' if form.to_proxy else None
+        self._start = f' HTTP/1.1\r\nHost: {authority}\r\n'
         # All that follows the target in a request with nothing of its own.
         self._plain_end = f'{self._start}Content-Length: 0\r\n{_ACCEPT}{_KEEP_ALIVE}\r\n'
+
+    def _assigned(self) -> None:
+        """Have an attribute take effect that was assigned."""
+
+        if self._is_open:
+            # What it is connected to, and the fields for a proxy, remain until the next one.
+            self._set_form()
+            self._next_is_other = True
+        else:
+            self._set_constants()
+
+    @property
+    def _is_open(self) -> bool:
+        stream = self._session.stream
+        return stream.connected and not stream.closed
 
     @property
     def hostname(self) -> str:
@@ -161,7 +203,7 @@ class HTTPConnection(io.BufferedIOBase):
     def hostname(self, hostname: str) -> None:
         self._host = encode_host(hostname)
         self._hostname = hostname
-        self._set_constants()
+        self._assigned()
 
     @property
     def port(self) -> int:
@@ -171,7 +213,7 @@ class HTTPConnection(io.BufferedIOBase):
     @port.setter
     def port(self, port: int) -> None:
         self._port = check_port(port)
-        self._set_constants()
+        self._assigned()
 
     @property
     def ssl_context(self) -> Optional[ssl.SSLContext]:
@@ -181,7 +223,7 @@ class HTTPConnection(io.BufferedIOBase):
     @ssl_context.setter
     def ssl_context(self, ssl_context: Optional[ssl.SSLContext]) -> None:
         self._ssl_context = ssl_context
-        self._set_constants()
+        self._assigned()
 
     @property
     def proxy(self) -> Optional[Tuple[str, int]]:
@@ -190,8 +232,9 @@ class HTTPConnection(io.BufferedIOBase):
 
     @proxy.setter
     def proxy(self, proxy: Optional[Tuple[str, int]]) -> None:
+        self._proxy_address = None if proxy is None else check_address(proxy)
         self._proxy = proxy
-        self._set_constants()
+        self._assigned()
 
     @property
     def proxy_headers(self) -> Optional[Fields]:
@@ -200,8 +243,9 @@ class HTTPConnection(io.BufferedIOBase):
 
     @proxy_headers.setter
     def proxy_headers(self, proxy_headers: Optional[Fields]) -> None:
+        self._proxy_pairs = _checked_pairs(proxy_headers)
         self._proxy_headers = proxy_headers
-        self._set_constants()
+        self._assigned()
 
     # Names that suites written for dugong 3.8 reach for
 
@@ -285,18 +329,23 @@ class HTTPConnection(io.BufferedIOBase):
         """Connect *session*; if that fails, leave an unconnected one in its place."""
 
         stream = session.stream
+        form, context, proxy = self._form, self._ssl_context, self._proxy_address
+        host, port, fields = self._host, self._port, self._tunnel_fields
         try:
-            if self._proxy_address is not None:
-                stream.host, stream.port = self._proxy_address
-            else:
-                stream.host, stream.port = self._host, self._port
+            stream.host, stream.port = (host, port) if proxy is None else proxy
+            if context:
+                server_name = tls_server_name(host)
             yield from stream.co_open()
-            if self._ssl_context:
-                if self._proxy_address is not None:
-                    yield from session.co_tunnel(
-                        connect_request(self._host, self._port, self._tunnel_fields)
-                    )
-                yield from stream.co_start_tls(self._ssl_context, self._host, self.timeout)
+            if context:
+                if proxy is not None:
+                    request = connect_request(host, port, fields)
+                    yield from session.co_tunnel(request)
+                yield from stream.co_start_tls(context, server_name, self.timeout)
+            if self._form is not form:
+                # Something was assigned meanwhile, for the next connection.
+                self._form = form
+                self._set_form()
+                self._next_is_other = True
             stream.set_connected()
         except BaseException as exc:
             stream.abort(f'connecting {how_it_ended(exc)}')
@@ -482,12 +531,17 @@ class HTTPConnection(io.BufferedIOBase):
     def _make_request(
         self, method: str, path: str, headers: Optional[Fields], body: Any, expect100: bool
     ) -> Request:
+        if self._next_is_other and not self._is_open:
+            self._set_constants()
         verb = method
         if type(method) is not str or method not in _COMMON_METHODS:
             verb = checked_method(method)
         target = checked_target(path)
         if self._origin is not None:
             target = absolute_target(self._origin, target)
+            if self._form.fields:
+                # Those of the caller count if they have the same name.
+                headers = [*self._form.fields, *pairs(headers or ())]
         if headers is None and body is None and not expect100:
             request = Request(method, path, NO_BODY)
             request.head = f'{verb} {target}{self._plain_end}'.encode('latin1')
@@ -658,6 +712,9 @@ class HTTPConnection(io.BufferedIOBase):
 
         if n is None or n < 0:
             return self.readall()
+        if getattr(self.co_read, '__func__', None) is not _CO_READ:
+            # A subclass or the object has its own.
+            return bytes(eval_coroutine(self.co_read(n), self.timeout))
         return eval_coroutine(self._session.co_read(n), self.timeout)
 
     def co_read(self, n: Optional[int] = None) -> Coroutine[bytearray]:
@@ -873,33 +930,33 @@ class HTTPConnection(io.BufferedIOBase):
     def readline(self, size: Optional[int] = -1) -> bytes:
         """Read up to and including the next LF of the body, and at most *size* bytes of it.
 
-        Empty at the end of the body. Waits and raises as `read`.
+        Empty at the end of the body. Waits and raises as `read`, but if a part of the line had
+        been received before an error or an interruption, the connection is broken.
         """
 
         # That of the base class counts only the bytes since the last `peek`.
         limit = -1 if size is None else operator.index(size)
-        pieces = []
-        while limit:
-            data = self.peek()
-            if not data:
-                break
-            end = data.find(b'\n') + 1 or len(data)
-            piece = self.read(end if limit < 0 else min(end, limit))
-            pieces.append(piece)
-            if piece.endswith(b'\n'):
-                break
-            if limit > 0:
-                limit -= len(piece)
-        return b''.join(pieces)
+        return eval_coroutine(self._session.co_readline(limit), self.timeout)
 
 
 # What a subclass or an object may replace, and a test even here.
 _OWN = {name: getattr(HTTPConnection, name) for name in ('connect', 'co_connect')}
 _CO_SEND_REQUEST = HTTPConnection.co_send_request
 _CO_WRITE = HTTPConnection.co_write
+_CO_READ = HTTPConnection.co_read
 _CO_READ_RESPONSE = HTTPConnection.co_read_response
 _CO_READALL = HTTPConnection.co_readall
 _CO_READINTO = HTTPConnection.co_readinto
+
+
+def _checked_pairs(headers: Optional[Fields]) -> Tuple[Tuple[str, Any], ...]:
+    """Return *headers* as pairs of name and value that can be sent."""
+
+    if not headers:
+        return ()
+    checked = tuple(pairs(headers))
+    CallerFields(checked)
+    return checked
 
 
 def _target(buf: Any) -> memoryview:

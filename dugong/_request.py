@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from ._exceptions import HostnameNotResolvable
 from ._parser import TOKEN_CHARACTERS
 
 TYPE_CHECKING = False
@@ -106,6 +107,16 @@ def encoded_field(name: str, value: Any) -> Tuple[str, str, str]:
     return name.lower(), text, f'{name}: {text}\r\n'
 
 
+def pairs(
+    headers: Union[Mapping[str, Any], Iterable[Tuple[str, Any]]],
+) -> Iterable[Tuple[str, Any]]:
+    """Return the pairs of name and value of *headers*: a mapping, or such pairs already."""
+
+    if isinstance(headers, (str, bytes)):
+        raise TypeError(f'headers must be a mapping, not {type(headers).__name__}')
+    return headers.items() if hasattr(headers, 'items') else headers
+
+
 class CallerFields:
     """Header fields of the caller, checked and encoded; the mapping itself is not changed.
 
@@ -122,9 +133,7 @@ class CallerFields:
     ) -> None:
         lines: Dict[str, str] = {}
         names: Dict[str, str] = {}
-        if isinstance(headers, (str, bytes)):
-            raise TypeError(f'headers must be a mapping, not {type(headers).__name__}')
-        for name, value in headers.items() if hasattr(headers, 'items') else headers:
+        for name, value in pairs(headers):
             lowered, text, line = encoded_field(name, value)
             if lowered in _OWN_FIELDS or (expect_continue and lowered == 'expect'):
                 continue
@@ -185,6 +194,20 @@ def host_and_port(host: str, port: int, default_port: Optional[int]) -> str:
     if ':' in host:
         host = f'[{host.partition("%")[0]}]'
     return host if port == default_port else f'{host}:{port}'
+
+
+def tls_server_name(host: str) -> str:
+    """Return what TLS calls *host*: without the zone of an address, and the dot of the root.
+
+    `HostnameNotResolvable` for what cannot be the name of a host (RFC 1035, section 2.3.4).
+    """
+
+    if ':' in host:
+        return host.partition('%')[0]
+    name = host[:-1] if host[-1:] == '.' else host
+    if not all(0 < len(label) < 64 for label in name.split('.')):
+        raise HostnameNotResolvable(host)
+    return name
 
 
 def connect_request(host: str, port: int, proxy_lines: str) -> bytes:

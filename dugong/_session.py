@@ -53,7 +53,7 @@ from ._stream import MUCH, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Deque, List, Mapping, Optional, Union
+    from typing import Any, Callable, Deque, List, Mapping, Optional, Tuple, Union
 
     from ._parser import ResponseHead
     from ._poll import Coroutine
@@ -1676,21 +1676,62 @@ class Session:
             body = self._readable_body()
             if body is None:
                 return b''
-            buf = self.buf
             try:
-                while True:
-                    if body.advance(buf):
-                        if body.state is DONE:
-                            self._body_done()
-                            return b''
-                        if buf.b < buf.e:
-                            end = buf.e
-                            if body.state is DATA:
-                                end = min(end, buf.b + body.remaining)
-                            return buf.view[buf.b : end].tobytes()
-                    yield from self._co_fill(body)
+                begin, end = yield from self._co_find_data(body)
+                if body.state is DONE:
+                    self._body_done()
+                return self.buf.view[begin:end].tobytes()
             except BaseException as exc:
                 self._reading_failed('reading a response body', exc, True)
+                raise
+        finally:
+            self.leave_role(self.stream.reading)
+
+    def _co_find_data(self, body: ResponseBody) -> Coroutine[Tuple[int, int]]:
+        """Return where data of the body are in the buffer, nowhere only at its end."""
+
+        buf = self.buf
+        while not body.advance(buf) or (buf.b == buf.e and body.state is not DONE):
+            yield from self._co_fill(body)
+        if body.state is DONE:
+            return buf.b, buf.b
+        if body.state is DATA:
+            return buf.b, min(buf.e, buf.b + body.remaining)
+        return buf.b, buf.e
+
+    def co_readline(self, limit: int) -> Coroutine[bytes]:
+        """Read up to and including the next LF, and at most *limit* bytes if that is not negative.
+
+        What a line has lost when it is interrupted cannot be put back.
+        """
+
+        self._enter_reading()
+        try:
+            body = self._readable_body()
+            if body is None or not limit:
+                return b''
+            buf = self.buf
+            pieces: List[bytes] = []
+            line_ends = False
+            try:
+                while limit and not line_ends:
+                    begin, end = yield from self._co_find_data(body)
+                    if begin == end:
+                        break
+                    if limit > 0:
+                        end = min(end, begin + limit)
+                    found = buf.memory.find(b'\n', begin, end) + 1
+                    line_ends = found > 0
+                    size = (found or end) - begin
+                    pieces.append(buf.take(size))
+                    if body.state is DATA:
+                        body.taken(size)
+                    limit -= size if limit > 0 else 0
+                if body.state is DONE:
+                    self._body_done()
+                return b''.join(pieces)
+            except BaseException as exc:
+                self._reading_failed('reading a line', exc, not pieces)
                 raise
         finally:
             self.leave_role(self.stream.reading)

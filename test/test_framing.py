@@ -622,6 +622,8 @@ def test_other_connection_options_do_not_close(wire, feeding, case):
     (b'HTTP/1.1 200', 200, ''),
     (b'HTTP/1.1 200 Not  really\tOK', 200, 'Not  really\tOK'),
     (b'HTTP/1.1 200 \xfcber', 200, '\xfcber'),
+    (b'HTTP/1.1 200  \tOK', 200, 'OK'),
+    (b'HTTP/1.1 200 O\x0bK\x1b', 200, 'O\x0bK\x1b'),
     (b'HTTP/1.1 299 x', 299, 'x'),
     (b'HTTP/1.1 600 x', 600, 'x'),
     (b'HTTP/1.1 999 x', 999, 'x'),

@@ -27,6 +27,7 @@ from dugong import (
     BodyFollowing,
     ConnectionClosed,
     ConnectionTimedOut,
+    HostnameNotResolvable,
     HTTPConnection,
     InvalidResponse,
     ProxyError,
@@ -106,6 +107,113 @@ def test_request_target_is_in_absolute_form(
     assert handler.request.fields[0][0] == 'Host'
     assert response.path == '/some/path?query'
     assert response.method == 'GET'
+
+
+def test_fields_of_the_caller_take_the_place_of_those_for_the_proxy(serve: Any) -> None:
+    handler = Answers(reply(b''))
+    fields = {'User-Agent': 'one', 'Content-MD5': 'x', 'X-Proxy': 'y', 'Connection': 'close'}
+    with HTTPConnection('h.example', proxy=serve(handler).address, proxy_headers=fields) as conn:
+        conn.timeout = LIMIT
+        conn.send_request('PUT', '/', {'user-agent': 'two'}, b'body')
+        conn.read_response()
+        with pytest.raises(ConnectionClosed, match='asked the server to close'):
+            conn.send_request('GET', '/')
+            conn.read_response()
+    sent = [(name.lower(), value) for name, value in handler.request.fields]
+    assert sorted(dict(sent)) == sorted(name for name, _ in sent)
+    assert dict(sent)['user-agent'] == 'two'
+    assert dict(sent)['content-md5'] == 'x'
+    assert dict(sent)['x-proxy'] == 'y'
+    assert dict(sent)['connection'] == 'close'
+
+
+def test_proxy_that_is_assigned_is_for_the_next_connection(connect: Any, serve: Any) -> None:
+    """The server does not learn what is for the proxy only."""
+    server = Answers(reply(b'one'), reply(b'two'))
+    proxy = Answers(reply(b'three'))
+    conn = connect(server)
+    get(conn, '/one')
+    conn.proxy = serve(proxy).address
+    conn.proxy_headers = {'Proxy-Authorization': 'secret'}
+    conn.hostname = 'other.example'
+    conn.port = 80
+    assert get(conn, '/two')[1] == b'two'
+    assert server.requests[1].target == '/two'
+    assert server.requests[1].field('Host') == 'other.example'
+    assert server.requests[1].field('Proxy-Authorization') is None
+    conn.disconnect()
+    assert get(conn, '/three')[1] == b'three'
+    assert proxy.request.target == 'http://other.example/three'
+    assert proxy.request.field('Proxy-Authorization') == 'secret'
+
+
+def test_proxy_that_is_not_to_be_used_any_more_gets_its_requests_to_the_end(serve: Any) -> None:
+    proxy = Answers(reply(b'one'), reply(b'two'))
+    with HTTPConnection('host.example', proxy=serve(proxy).address) as conn:
+        conn.timeout = LIMIT
+        get(conn, '/one')
+        conn.proxy = None
+        assert get(conn, '/two')[1] == b'two'
+    assert proxy.requests[1].target == 'http://host.example/two'
+
+
+def test_tunnel_remains_one_without_tls_for_the_next_connection(
+    serve: Any, certificates: Certificates
+) -> None:
+    origin = Answers(reply(b'one'), reply(b'two'))
+    tunnel = Tunnel(serve(origin, tls=True).address)
+    conn = HTTPConnection(
+        'localhost',
+        443,
+        certificates.client_context,
+        proxy=serve(tunnel, tls=False).address,
+        proxy_headers={'Proxy-Authorization': 'secret'},
+    )
+    with conn:
+        conn.timeout = LIMIT
+        get(conn, '/one')
+        conn.ssl_context = None
+        assert get(conn, '/two')[1] == b'two'
+    assert origin.requests[1].target == '/two'
+    assert origin.requests[1].field('Host') == 'localhost'
+    assert origin.requests[1].field('Proxy-Authorization') is None
+
+
+@pytest.mark.parametrize('name', ['x..y', '.example', 'a' * 64 + '.example'])
+def test_name_that_no_host_can_have_is_found_before_the_tunnel(
+    name: str, certificates: Certificates
+) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        listener.settimeout(0)
+        address = listener.getsockname()
+        conn = HTTPConnection(name, 443, certificates.client_context, proxy=address)
+        with pytest.raises(HostnameNotResolvable):
+            conn.connect()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+@pytest.mark.parametrize(
+    'hostname, expected',
+    [('fe80::1%eth0', 'fe80::1'), ('host.example.', 'host.example'), ('::1', '::1')],
+)
+def test_server_name_of_tls_is_neither_a_zone_nor_the_root(
+    hostname: str, expected: str, serve: Any
+) -> None:
+    names: List[Optional[str]] = []
+
+    class Context:
+        def wrap_socket(
+            self, sock: socket.socket, server_hostname: Optional[str]
+        ) -> socket.socket:
+            names.append(server_hostname)
+            return sock
+
+    proxy = serve(Tunnel(serve(Answers(reply(b'')), tls=False).address), tls=False)
+    with HTTPConnection(hostname, 443, Context(), proxy=proxy.address) as conn:
+        conn.timeout = LIMIT
+        get(conn, '/')
+    assert names == [expected]
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,18 @@ import gc
 import io
 import json
 import shutil
+import threading
 import xml.etree.ElementTree as ElementTree
 from typing import Any, Callable, List
 
 import pytest
 from contract_support import Answers, chunked_reply, get, head, reply
-from servers import Peer
+from servers import LIMIT, Peer
 
 from dugong import (
     BodyFollowing,
     ConnectionClosed,
+    ConnectionTimedOut,
     HTTPConnection,
     InvalidResponse,
     UnsupportedResponse,
@@ -375,6 +377,60 @@ def test_readline_reads_one_line_of_limited_size(size: Any, connect: Any) -> Non
     while line:
         line = conn.readline(size)
         assert line == file.readline(size)
+
+
+def test_line_of_which_a_part_is_lost_breaks_the_connection(connect: Any, transport: str) -> None:
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head('200 OK', 'Content-Length: 11') + b'hello ')
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    conn.timeout = 0.1
+    with pytest.raises(ConnectionTimedOut):
+        conn.readline()
+    with pytest.raises(ConnectionClosed, match='reading a line'):
+        conn.readline()
+
+
+def test_line_of_which_nothing_has_come_can_be_asked_for_again(
+    connect: Any, transport: str
+) -> None:
+    go = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head('200 OK', 'Content-Length: 12'))
+        assert go.wait(LIMIT)
+        peer.send(b'hello\nworld\n')
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    conn.timeout = 0.1
+    with pytest.raises(ConnectionTimedOut):
+        conn.readline()
+    go.set()
+    conn.timeout = LIMIT
+    assert list(conn) == [b'hello\n', b'world\n']
+
+
+def test_read_calls_the_coroutine_of_a_subclass(serve: Any) -> None:
+    class Swapping(HTTPConnection):
+        def co_read(self, n: Any = None) -> Any:
+            data = yield from super().co_read(n)
+            return data.swapcase()
+
+    server = serve(Answers(reply(b'hello')))
+    with Swapping(server.host, server.port) as conn:
+        conn.send_request('GET', '/')
+        conn.read_response()
+        data = conn.read(10)
+        assert type(data) is bytes
+        assert data == b'HELLO'
 
 
 def test_readline_of_nothing(connect: Any) -> None:

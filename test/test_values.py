@@ -83,6 +83,25 @@ def test_proxy_headers_can_be_read_and_assigned() -> None:
     assert conn.proxy_headers is None
 
 
+@pytest.mark.parametrize(
+    'attribute, value',
+    [
+        ('hostname', 'a b'),
+        ('port', 65536),
+        ('proxy', ('a b', 3128)),
+        ('proxy_headers', {'A': 'x\r\n'}),
+    ],
+)
+def test_value_that_is_refused_is_not_assigned(attribute: str, value: Any) -> None:
+    conn = HTTPConnection('localhost', proxy=('proxy', 3128), proxy_headers={'A': 'b'})
+    before = getattr(conn, attribute)
+    with pytest.raises(ValueError):
+        setattr(conn, attribute, value)
+    assert getattr(conn, attribute) == before
+    # Another one can be.
+    conn.proxy = None
+
+
 def test_name_that_cannot_be_encoded_is_refused() -> None:
     with pytest.raises(ValueError, match='host name'):
         HTTPConnection('é' * 100)
