@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import operator
+import os
 import threading
 from base64 import b64encode
 
@@ -154,6 +155,7 @@ class HTTPConnection(io.BufferedIOBase):
         self.timeout: Optional[float] = None
         # Reentrant, as a finalizer or a signal handler may strike while it is held.
         self._session_lock = threading.RLock()
+        self._process = os.getpid()
         self._session = Session(self._new_stream(), _Buffer(package.BUFFER_SIZE))
 
     def _set_constants(self) -> None:
@@ -287,6 +289,10 @@ class HTTPConnection(io.BufferedIOBase):
         something has been lost that nobody was told of yet.
         """
 
+        if self._process != os.getpid():
+            # A thread that does not exist in this process may have the lock.
+            self._process = os.getpid()
+            self._session_lock = threading.RLock()
         with self._session_lock:
             session = self._session
             if session is old:
@@ -296,6 +302,7 @@ class HTTPConnection(io.BufferedIOBase):
                 session.lost = lost
                 session.lost_body = old.body_loss
                 self._session = session
+                old.successor = session
             # Not that of a signal handler that disconnects at this moment: the caller is to see
             # that its own was given up.
             return session
@@ -350,6 +357,7 @@ class HTTPConnection(io.BufferedIOBase):
         except BaseException as exc:
             stream.abort(f'connecting {how_it_ended(exc)}')
             self._start_session(session, session.lost)
+            session.announce()
             raise
         debug('connected to %s:%d', stream.host, stream.port)
 
@@ -388,7 +396,8 @@ class HTTPConnection(io.BufferedIOBase):
         session = self._session
         loss = session.loss
         session.stream.abort()
-        if loss is None:
+        # A request may have been sent in this moment.
+        if loss is None and session.loss is None:
             self._start_session(session)
         session.announce()
         debug('disconnected from %s:%d', self._hostname, self._port)
@@ -670,6 +679,12 @@ class HTTPConnection(io.BufferedIOBase):
 
         session = self._session
         patient = session.answer_coming or session.wait_for_sender(self.timeout)
+        while session.successor is not None and not patient:
+            # The sender could not connect; it may try again.
+            session = session.successor
+            if session.stream.forgotten:
+                raise ConnectionClosed(session.stream.cause)
+            patient = session.answer_coming or session.wait_for_sender(self.timeout)
         if getattr(self.co_read_response, '__func__', None) is not _CO_READ_RESPONSE:
             # A subclass or the object has its own.
             session = self._session

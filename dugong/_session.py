@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import operator
 import threading
+from _thread import allocate_lock
 from collections import deque
 from contextlib import suppress
 from io import BytesIO
@@ -218,6 +219,7 @@ class Session:
         'sender',
         'strict_eof',
         'stream',
+        'successor',
         'upload',
     )
 
@@ -255,7 +257,9 @@ class Session:
         self._sent = 0
         # The thread that sent last, and what wakes up a reader that waits for one to send.
         self.sender: Optional[threading.Thread] = None
-        self._sender_sought: Optional[threading.Condition] = None
+        self._sender_sought: List[Any] = []
+        # The session in its place, if there is one.
+        self.successor: Optional[Session] = None
 
     # State
 
@@ -341,12 +345,14 @@ class Session:
         me = current_thread()
         if threading.active_count() <= 1 or (self.writing_body and self.sender is me):
             return False
-        if self._sender_sought is None:
-            self._sender_sought = threading.Condition()
+        # Not a condition: a signal handler that raises could leave its lock taken.
+        waker = allocate_lock()
+        waker.acquire()
+        self._sender_sought.append(waker)
         # Counted, as a test may have stopped the clock.
         waited = 0.0
-        with self._sender_sought:
-            while not self.answer_coming:
+        try:
+            while self.successor is None and not self.answer_coming:
                 sender = self.sender
                 limit = _WAIT_FOR_ANY_SENDER
                 if sender is not None and sender is not me and sender.is_alive():
@@ -356,19 +362,21 @@ class Session:
                 if waited >= limit:
                     return False
                 interval = min(limit - waited, _LIVENESS_INTERVAL)
-                if not self._sender_sought.wait(interval):
+                if not waker.acquire(True, interval):
                     waited += interval
+        finally:
+            self._sender_sought.remove(waker)
         if stream.forgotten:
             raise ConnectionClosed(stream.cause)
-        return True
+        return self.successor is None
 
     def announce(self) -> None:
-        """Wake up a thread in `wait_for_sender`."""
+        """Wake up the threads in `wait_for_sender`."""
 
-        condition = self._sender_sought
-        if condition is not None:
-            with condition:
-                condition.notify_all()
+        for waker in list(self._sender_sought):
+            # It may be awake already.
+            with suppress(RuntimeError):
+                waker.release()
 
     def _present_fault(self) -> Optional[_GeneralError]:
         """Return what keeps the session from being used at all, to be raised."""
@@ -497,7 +505,7 @@ class Session:
                 return
             try:
                 self.pending.append(request)
-                if self._sender_sought is not None:
+                if self._sender_sought:
                     self.announce()
                 left = self._send_head(request, True)
                 if left or request.source is not None:
@@ -523,7 +531,7 @@ class Session:
             try:
                 # It is outstanding from now on, so that a reader can wait for the answer.
                 self.pending.append(request)
-                if self._sender_sought is not None:
+                if self._sender_sought:
                     self.announce()
                 if not connected:
                     yield from connect(self)
@@ -886,6 +894,9 @@ class Session:
     def _look_for_excess(self) -> None:
         """Receive what is there; `ConnectionClosed` if that is the end, or cannot be right."""
 
+        # A reader may have come and gone meanwhile.
+        if self.pending or self.reading_body:
+            return
         buf = self.buf
         found = bytes(buf.memory[buf.b : buf.e]) if buf.b < buf.e else b''
         try:
@@ -962,7 +973,7 @@ class Session:
                 elif size > body.remaining:
                     self._check_writing()
                     body.check_size(size)
-            if self._sender_sought is not None:
+            if self._sender_sought:
                 self.announce()
             try:
                 if view is not None and not body.chunked:
@@ -1264,12 +1275,14 @@ class Session:
         response = HTTPResponse(
             request.method, request.path, status, head.reason, head, body.length
         )
+        # In this order, as a sender takes what comes when nothing is outstanding for wrong.
+        self.body = body
         try:
             self.pending.remove(request)
         except ValueError:
+            self.body = None
             # Whoever was sending it has just given up.
             raise ConnectionClosed('server answered a request that was not sent in full') from None
-        self.body = body
         self.reserved = request.reserved
         self.response = response
         if request.body.state is not COMPLETE:

@@ -167,6 +167,12 @@ class Signal:
             self._sender.close()
             self._receiver.close()
 
+    def forget(self) -> None:
+        """Close the descriptors in a child process, in which no other thread has the lock."""
+
+        self._lock = threading.RLock()
+        self.close()
+
 
 class _MuchNeeded(PollNeeded):
     """Something to receive on *sock*, of which who waits has use for `size` bytes.
@@ -601,6 +607,7 @@ class Stream:
                     raise
                 failures.append((info[4], exc.with_traceback(None)))
         else:
+            self._check_open()
             raise self._all_failed(failures) from failures[-1][1]
         self._set_socket(self.sock)
 
@@ -629,8 +636,7 @@ class Stream:
                 yield done.need
                 self._check_open()
         finally:
-            self._waiters.remove(done)
-            done.close()
+            self._no_waiter(done)
         # It has nothing left to do; nobody shall find it still running.
         thread.join()
         if failure:
@@ -782,8 +788,13 @@ class Stream:
                 yield signal.need
                 self.waiting_to_receive = False
         finally:
+            self._no_waiter(signal)
+
+    def _no_waiter(self, signal: Signal) -> None:
+        # It is not there any more after a fork.
+        with suppress(ValueError):
             self._waiters.remove(signal)
-            signal.close()
+        signal.close()
 
     def _wake_waiters(self) -> None:
         for signal in list(self._waiters):
@@ -1415,6 +1426,9 @@ class Stream:
             # RFC 9112, section 9.8: send close_notify, without waiting for the server's.
             with suppress(OSError, ValueError):
                 sock.unwrap()
+        # A child process that was forked in this moment may have the descriptor, too.
+        with suppress(OSError, ValueError, AttributeError):
+            _shut_down(sock, socket.SHUT_RDWR)
         with suppress(OSError):
             sock.close()
 
@@ -1437,6 +1451,12 @@ class Stream:
         # Threads that had them do not exist in this process.
         self.reading, self.sending = [None], [None]
         self.peeking = allocate_lock()
+        # To set them would wake up the parent process.
+        for signal in (*self._waiters, self.role_waiter):
+            if signal is not None:
+                signal.forget()
+        self._waiters = []
+        self.role_waiter = None
         if sock is not None:
             with suppress(OSError):
                 sock.close()

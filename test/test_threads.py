@@ -4,14 +4,16 @@ import contextlib
 import os
 import queue
 import random
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Iterator, Tuple
+from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 from conftest import Certificates
@@ -39,6 +41,7 @@ from dugong import (
     StateError,
     eval_coroutine,
 )
+from dugong._stream import Signal, Stream, _streams
 
 __all__ = ['waits']
 
@@ -1195,3 +1198,165 @@ def _answer_until_gone_with(handler: Callable[[Peer], None]) -> Callable[[Peer],
             handler(peer)
 
     return handle
+
+
+# --- moments between two steps ---
+
+
+@pytest.mark.parametrize('then', ['disconnect', 'send'])
+def test_reader_does_not_wait_for_a_connection_that_was_refused(then: str, serve: Any) -> None:
+    with refused_address() as address:
+        conn = HTTPConnection(*address)
+        reader = Thread(conn.read_response)
+        end = time.monotonic() + LIMIT
+        while not conn._session._sender_sought:
+            assert time.monotonic() < end and reader.is_alive()
+        with pytest.raises(ConnectionRefusedError):
+            conn.send_request('GET', '/1')
+    if then == 'disconnect':
+        conn.disconnect()
+        with pytest.raises(ConnectionClosed):
+            reader.finish()
+        return
+    conn.port = serve(answer_all).port
+    conn.send_request('GET', '/2')
+    # It may have taken part in the first attempt.
+    with contextlib.suppress(ConnectionClosed):
+        assert reader.finish().path == '/2'
+    conn.disconnect()
+
+
+def test_request_that_is_sent_while_another_thread_disconnects_is_lost(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn = connect(answer_all)
+    conn.connect()
+    abort = Stream.abort
+
+    def send_first(stream: Stream, cause: Any = None) -> None:
+        monkeypatch.setattr(Stream, 'abort', abort)
+        conn.send_request('GET', '/')
+        stream.abort(cause)
+
+    monkeypatch.setattr(Stream, 'abort', send_first)
+    conn.disconnect()
+    with pytest.raises(ConnectionClosed):
+        conn.read_response()
+
+
+def test_sender_never_sees_neither_a_request_nor_a_body(connect: Any) -> None:
+    """It would take the body for something that nobody has asked for."""
+    reading: List[bool] = []
+
+    class Requests(deque):  # type: ignore[type-arg]
+        def remove(self, request: Any) -> None:
+            reading.append(session.reading_body)
+            super().remove(request)
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.respond(b'body')
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    session = conn._session
+    session.pending = Requests(session.pending)
+    conn.read_response()
+    assert reading == [True]
+    conn.discard()
+
+
+def test_error_of_a_connection_that_is_given_up_is_not_that_of_its_address(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn = connect(answer_all)
+
+    def fail(stream: Stream, info: Any) -> Any:
+        conn.disconnect()
+        raise ConnectionResetError('reset')
+        yield
+
+    monkeypatch.setattr(Stream, '_co_connect_address', fail)
+    with pytest.raises(ConnectionClosed, match='disconnect'):
+        conn.connect()
+
+
+def test_connection_ends_although_its_descriptor_was_inherited(
+    connect: Any, transport: str
+) -> None:
+    ended = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_to_eof()
+        ended.set()
+
+    conn = connect(handle)
+    conn.connect()
+    inherited = os.dup(conn._sock.fileno())
+    try:
+        conn.disconnect()
+        assert ended.wait(LIMIT)
+    finally:
+        os.close(inherited)
+
+
+def being_opened(conn: HTTPConnection) -> Stream:
+    """The stream of *conn*, as it is when that begins to connect."""
+    stream = conn._session.stream
+    _streams.add(weakref.ref(stream, _streams.discard))
+    return stream
+
+
+def in_child_process(work: Callable[[], Any]) -> None:
+    """Run *work* in a forked process, and check that it comes to an end."""
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(int(LIMIT))
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_child_process_that_disconnects_wakes_up_nobody_in_its_parent() -> None:
+    conn = HTTPConnection('localhost')
+    waiting, sender = Signal(), Signal()
+    stream = being_opened(conn)
+    stream._waiters.append(waiting)
+    stream.role_waiter = sender
+    in_child_process(conn.disconnect)
+    assert not waiting.need.poll(0)
+    assert not sender.need.poll(0)
+    stream._waiters.clear()
+    stream.role_waiter = None
+    waiting.close()
+    sender.close()
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_child_process_does_not_wait_for_threads_of_its_parent() -> None:
+    conn = HTTPConnection('localhost')
+    waiting = Signal()
+    stream = being_opened(conn)
+    stream._waiters.append(waiting)
+    taken, go = threading.Event(), threading.Event()
+
+    def take_locks() -> None:
+        with conn._session_lock, waiting._lock:
+            taken.set()
+            assert go.wait(2 * LIMIT)
+
+    thread = Thread(take_locks)
+    assert taken.wait(LIMIT)
+    try:
+        in_child_process(conn.disconnect)
+    finally:
+        go.set()
+        thread.finish()
+        stream._waiters.clear()
+        waiting.close()
