@@ -1813,23 +1813,29 @@ class Session:
         """Have the proxy connect to the origin (RFC 9110, section 9.3.6)."""
 
         yield from self._co_send([request_head])
+        try:
+            head = yield from self._co_read_answer_of_proxy()
+        except (InvalidResponse, UnsupportedResponse) as exc:
+            raise type(exc)(f'proxy: {exc.msg}') from exc
+        if not 200 <= head.status < 300:
+            raise ProxyError(head.status, head.reason)
+        if len(self.buf):
+            # The server speaks only after the client has started TLS.
+            raise InvalidResponse('proxy sent data beyond its answer to CONNECT')
+
+    def _co_read_answer_of_proxy(self) -> Coroutine[ResponseHead]:
         request = Request('CONNECT', '', NO_BODY)
         while True:
             head = self._buffered_head()
             while head is None:
                 size = yield from self.stream.co_receive(self.buf.space())
                 if not size:
-                    raise ConnectionClosed('proxy closed the connection without an answer')
+                    raise ConnectionClosed('proxy closed the connection before it had answered')
                 self.buf.e += size
                 head = self._buffered_head()
             if head.status >= 200 or head.status == 101:
-                break
+                return head
             self._count_interim_response(request)
-        if not 200 <= head.status < 300:
-            raise ProxyError(head.status, head.reason)
-        if len(self.buf):
-            # The server speaks only after the client has started TLS.
-            raise InvalidResponse('proxy sent data beyond its answer to CONNECT')
 
 
 def how_it_ended(exc: BaseException) -> str:

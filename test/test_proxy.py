@@ -629,7 +629,7 @@ def test_proxy_that_speaks_no_http(raw: bytes, serve: Any, certificates: Any) ->
     proxy = serve(Answers(raw))
     conn = HTTPConnection('host.example', 443, certificates.client_context, proxy.address)
     conn.timeout = LIMIT
-    with conn, pytest.raises((InvalidResponse, UnsupportedResponse)):
+    with conn, pytest.raises((InvalidResponse, UnsupportedResponse), match='^proxy'):
         conn.connect()
     assert conn._sock is None
 
