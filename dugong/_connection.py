@@ -76,7 +76,8 @@ class HTTPConnection(io.BufferedIOBase):
     handshake by itself, up to `timeout` at a time, also in an event loop. *proxy* is a pair of
     host name (str) and port (as above). *proxy_headers* (mapping) are header fields for the proxy
     only, `Proxy-Authorization` for instance: with a plain connection they go out with each
-    request, but for those of which it has its own; with TLS they go out with the `CONNECT` request.
+    request, but for those of which it has its own; with TLS, they go out with the `CONNECT`
+    request.
 
     `ValueError` for host names with spaces or control characters. Nothing is connected before it
     is needed. Attributes that may be assigned: *hostname*, *port*, *ssl_context*, *proxy* and
