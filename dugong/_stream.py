@@ -1426,9 +1426,9 @@ class Stream:
             # RFC 9112, section 9.8: send close_notify, without waiting for the server's.
             with suppress(OSError, ValueError):
                 sock.unwrap()
-        # A child process that was forked in this moment may have the descriptor, too.
-        with suppress(OSError, ValueError, AttributeError):
-            _shut_down(sock, socket.SHUT_RDWR)
+            # A child process that was forked meanwhile may have the descriptor, too.
+            with suppress(OSError, ValueError, AttributeError):
+                _shut_down(sock, socket.SHUT_RDWR)
         with suppress(OSError):
             sock.close()
 

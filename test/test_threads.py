@@ -1282,9 +1282,11 @@ def test_error_of_a_connection_that_is_given_up_is_not_that_of_its_address(
         conn.connect()
 
 
+@pytest.mark.parametrize('transport', ['tls'], indirect=True)
 def test_connection_ends_although_its_descriptor_was_inherited(
     connect: Any, transport: str
 ) -> None:
+    """A process may have been forked while TLS sent its end."""
     ended = threading.Event()
 
     def handle(peer: Peer) -> None:
