@@ -163,12 +163,12 @@ class HTTPConnection(io.BufferedIOBase):
         """Compute what is the same in all requests of the connection that is made next."""
 
         tls = bool(self._ssl_context)
-        pairs = self._proxy_pairs
+        fields = self._proxy_pairs
         if self._proxy is None or tls:
             self._form = _Form(tls, False, ())
         else:
-            self._form = _Form(tls, True, pairs)
-        self._tunnel_fields = CallerFields(pairs).lines if pairs and tls else ''
+            self._form = _Form(tls, True, fields)
+        self._tunnel_fields = CallerFields(fields).lines if fields and tls else ''
         self._next_is_other = False
         self._set_form()
 
