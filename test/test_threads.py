@@ -1291,7 +1291,10 @@ def test_connection_ends_although_its_descriptor_was_inherited(
 
     def handle(peer: Peer) -> None:
         peer.read_to_eof()
-        ended.set()
+        # That was the end of TLS.
+        peer.sock.settimeout(LIMIT / 2)
+        if not socket.socket.recv(peer.sock, 1):
+            ended.set()
 
     conn = connect(handle)
     conn.connect()
