@@ -679,13 +679,14 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         session = self._session
-        patient = session.answer_coming or session.wait_for_sender(self.timeout)
-        while session.successor is not None and not patient:
+        while True:
+            patient = session.answer_coming or session.wait_for_sender(self.timeout)
+            if patient or session.successor is None:
+                break
             # The sender could not connect; it may try again.
             session = session.successor
             if session.stream.forgotten:
                 raise ConnectionClosed(session.stream.cause)
-            patient = session.answer_coming or session.wait_for_sender(self.timeout)
         if getattr(self.co_read_response, '__func__', None) is not _CO_READ_RESPONSE:
             # A subclass or the object has its own.
             session = self._session

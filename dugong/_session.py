@@ -1739,7 +1739,8 @@ class Session:
                     pieces.append(buf.take(size))
                     if body.state is DATA:
                         body.taken(size)
-                    limit -= size if limit > 0 else 0
+                    # One that is negative remains so.
+                    limit -= size
                 if body.state is DONE:
                     self._body_done()
                 return b''.join(pieces)
