@@ -4,11 +4,13 @@
 Five exchanges of the benchmark, small documents one by one and pipelined, a body as a whole and
 one in pieces, and an upload in pieces, by loops that do more and more of what has to be done, from
 nothing but system calls to our client. What a loop takes is a floor for every client that does as
-much as this loop, however it is written.
+much as this loop, however it is written. The upload comes once more without the system, as what
+that takes differs more from one connection to the next than the clients do.
 """
 
 import argparse
 import contextlib
+import http.client
 import select
 import socket
 import statistics
@@ -27,7 +29,7 @@ sys.path.insert(0, ROOT)
 
 from clients import dugong_client
 
-from dugong import HTTPResponse
+from dugong import BodyFollowing, HTTPConnection, HTTPResponse
 from dugong._buffer import ResultBuffer
 from dugong._parser import parse_head
 
@@ -44,6 +46,8 @@ LARGE_PIECES = len(LARGE.body) // READ_BUFFER
 GATHERED = 256 * KIB
 #: Pieces of an upload, and what is uploaded.
 PIECES = 1024
+#: Length of a body that no upload here reaches.
+ENDLESS = 1 << 62
 UPLOAD = Task(
     webservers.DISCARD,
     webservers.upload_answer(webservers.DISCARD, PIECES * WRITE_PIECE, 0),
@@ -198,6 +202,56 @@ class Writer:
                 self.write(payload[start : start + WRITE_PIECE])
             self.sock.setblocking(True)
             self.raw.check_upload(UPLOAD)
+
+
+class Sink:
+    """In place of a socket: takes at once all that it is to send, and does nothing with it."""
+
+    send = sendall = staticmethod(len)
+
+
+class Unsent:
+    """An upload in pieces to a `Sink`: nothing but the code of the clients."""
+
+    def __init__(self, write: Callable[[memoryview], Any], close: Callable[[], None]) -> None:
+        self.write = write
+        self.close = close
+
+    @classmethod
+    def with_nothing(cls, server: Server) -> 'Unsent':
+        return cls(Sink().send, lambda: None)
+
+    @classmethod
+    def with_method(cls, server: Server) -> 'Unsent':
+        writer = Writer(server)
+        writer.sock = Sink()
+        writer.left = ENDLESS
+        return cls(writer.write, writer.close)
+
+    @classmethod
+    def with_dugong(cls, server: Server) -> 'Unsent':
+        conn = HTTPConnection(server.host, server.port)
+        conn.send_request('PUT', UPLOAD.path, body=BodyFollowing(ENDLESS))
+        stream = conn._session.stream
+        sock, stream.sock = stream.sock, Sink()
+
+        def close() -> None:
+            stream.sock = sock
+            conn.disconnect()
+
+        return cls(conn.write, close)
+
+    @classmethod
+    def with_http_client(cls, server: Server) -> 'Unsent':
+        conn = http.client.HTTPConnection(server.host, server.port)
+        conn.sock = Sink()
+        return cls(conn.send, lambda: None)
+
+    def upload(self, pieces: int) -> None:
+        payload = memoryview(UPLOAD.payload)
+        for _ in range(pieces // PIECES):
+            for start in range(0, len(payload), WRITE_PIECE):
+                self.write(payload[start : start + WRITE_PIECE])
 
 
 class Reader:
@@ -393,6 +447,16 @@ LADDERS = [
             Step('http.client', http_client.Client, _upload),
         ],
     ),
+    Ladder(
+        'the same without the system',
+        PIECES,
+        [
+            Step('nothing', Unsent.with_nothing, Unsent.upload),
+            Step('a method with a lock and a count', Unsent.with_method, Unsent.upload),
+            Step('dugong', Unsent.with_dugong, Unsent.upload),
+            Step('http.client', Unsent.with_http_client, Unsent.upload),
+        ],
+    ),
 ]
 
 
@@ -413,7 +477,7 @@ def main() -> int:
             print(f'{ladder.name:40}{"µs":>8}{"× first":>10}{"× last":>10}')
             for step, seconds in zip(ladder.steps, times):
                 print(
-                    f'  {step.title:38}{seconds * 1e6:8.1f}{seconds / times[0]:10.2f}'
+                    f'  {step.title:38}{seconds * 1e6:8.2f}{seconds / times[0]:10.2f}'
                     f'{seconds / times[-1]:10.2f}'
                 )
     return 0
