@@ -245,18 +245,28 @@ def test_results_are_written_for_the_documentation(bench):
     assert any('0.05' in line and 'met' in line for line in lines)
 
 
-@pytest.mark.slow
-def test_floor_shows_all_ladders():
+def run_tool(name, *options):
     result = subprocess.run(
-        [sys.executable, os.path.join(BENCH, 'floor.py'), '--no-nginx']
-        + ['--rounds', '1', '--seconds', '0.001'],
+        [sys.executable, os.path.join(BENCH, name), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         timeout=LIMIT,
         text=True,
     )
     assert result.returncode == 0, result.stdout
-    lines = result.stdout.splitlines()
+    return result.stdout.splitlines()
+
+
+def test_budget_adds_up():
+    parts = [float(line.split()[-1]) for line in run_tool('budget.py', '--count', '100')]
+    send, read, *parts_of_read, look, rest, total = parts
+    assert sum(parts_of_read) == pytest.approx(read, abs=0.2)
+    assert send + read + look + rest == pytest.approx(total, abs=0.3)
+
+
+@pytest.mark.slow
+def test_floor_shows_all_ladders():
+    lines = run_tool('floor.py', '--no-nginx', '--rounds', '1', '--seconds', '0.001')
     assert [line.split('  ')[0] for line in lines if not line.startswith(' ')] == [
         'one by one',
         'pipelined',
