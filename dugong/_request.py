@@ -112,9 +112,11 @@ def pairs(
 ) -> Iterable[Tuple[str, Any]]:
     """Return the pairs of name and value of *headers*: a mapping, or such pairs already."""
 
-    if isinstance(headers, (str, bytes)):
+    if hasattr(headers, 'items'):
+        return headers.items()
+    if isinstance(headers, (str, bytes)) or not hasattr(headers, '__iter__'):
         raise TypeError(f'headers must be a mapping, not {type(headers).__name__}')
-    return headers.items() if hasattr(headers, 'items') else headers
+    return headers
 
 
 class CallerFields:
@@ -224,8 +226,8 @@ def check_address(address: Tuple[str, int]) -> Tuple[str, int]:
 
     try:
         host, port = address
-    except ValueError:
-        raise ValueError(f'not a pair of host name and port: {address!r:.80}') from None
+    except (TypeError, ValueError) as exc:
+        raise type(exc)(f'not a pair of host name and port: {address!r:.80}') from None
     return encode_host(host), check_port(port)
 
 

@@ -1,7 +1,7 @@
 """Objects that hold values and never touch the network: what they show, take and refuse."""
 
 from email.message import Message
-from typing import Any
+from typing import Any, Type
 
 import pytest
 
@@ -50,6 +50,7 @@ def test_url_is_no_host_name(name: str) -> None:
         (('GET', b'/'), 'path must be a str, not bytes'),
         (('GET', '/', {1: 2}), 'header name must be a str, not int'),
         (('GET', '/', 'name: value'), 'headers must be a mapping, not str'),
+        (('GET', '/', 5), 'headers must be a mapping, not int'),
     ],
 )
 def test_argument_of_another_type_is_named(arguments: Any, what: str) -> None:
@@ -57,9 +58,17 @@ def test_argument_of_another_type_is_named(arguments: Any, what: str) -> None:
         HTTPConnection('localhost').send_request(*arguments)
 
 
-@pytest.mark.parametrize('proxy', ['proxy', ('proxy',), ('proxy', 1, 2)])
-def test_proxy_is_a_pair(proxy: Any) -> None:
-    with pytest.raises(ValueError, match='pair of host name and port'):
+@pytest.mark.parametrize(
+    'proxy, error',
+    [
+        ('proxy', ValueError),
+        (('proxy',), ValueError),
+        (('proxy', 1, 2), ValueError),
+        (5, TypeError),
+    ],
+)
+def test_proxy_is_a_pair(proxy: Any, error: Type[Exception]) -> None:
+    with pytest.raises(error, match='pair of host name and port'):
         HTTPConnection('localhost', proxy=proxy)
 
 
