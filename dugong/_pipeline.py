@@ -917,7 +917,8 @@ class Pipeline(_Pipeline):
 class AsyncPipeline(_Pipeline):
     """Asynchronous iterator over responses that `HTTPConnection.co_pipeline` returns.
 
-    For event loops other than asyncio's: `co_next` is the dugong coroutine behind `async for`.
+    For event loops other than asyncio's: `co_next` is the dugong coroutine behind `async for`,
+    which waits for at most `HTTPConnection.timeout` at a time.
     """
 
     __module__ = 'dugong'
@@ -926,7 +927,7 @@ class AsyncPipeline(_Pipeline):
         return self
 
     async def __anext__(self) -> HTTPResponse:
-        response = await package.AioFuture(self.co_next())
+        response = await package.AioFuture(self.co_next(), timeout=self._conn.timeout)
         if response is None:
             raise StopAsyncIteration
         result: HTTPResponse = response

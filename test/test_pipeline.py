@@ -2093,6 +2093,16 @@ def test_async_for(connect: Connect, transport: str) -> None:
     assert asyncio.run(main()) == [(path, document(path)) for path in numbered(50)]
 
 
+def test_time_limit_of_the_connection_counts_in_async_for(connect: Connect) -> None:
+    conn = connect(Site().handler([Life(5, 'stall'), Life(9)]))
+    conn.timeout = SHORT
+
+    async def main() -> List[str]:
+        return [resp.path async for resp in conn.co_pipeline(numbered(10))]
+
+    assert asyncio.run(asyncio.wait_for(main(), LIMIT)) == numbered(10)
+
+
 def test_async_for_with_streamed_bodies(connect: Connect, transport: str) -> None:
     conn = connect(Site().handler([Life(5), Life(9, 'announce')]))
 
