@@ -116,7 +116,15 @@ def pairs(
         return headers.items()
     if isinstance(headers, (str, bytes)) or not hasattr(headers, '__iter__'):
         raise TypeError(f'headers must be a mapping, not {type(headers).__name__}')
-    return headers
+    return [_pair(item) for item in headers]
+
+
+def _pair(item: Any) -> Tuple[str, Any]:
+    try:
+        name, value = item
+    except (TypeError, ValueError):
+        raise TypeError('headers must be a mapping, or pairs of name and value') from None
+    return name, value
 
 
 class CallerFields:
@@ -174,7 +182,8 @@ def encode_host(name: str) -> str:
         # As it is written in a URL.
         name = name[1:-1]
     if not name or _bad_host_character(name):
-        raise ValueError(f'invalid host name: {name[:80]!r}')
+        hint = ' (a URL is none)' if '/' in name else ''
+        raise ValueError(f'invalid host name{hint}: {name[:80]!r}')
     if not name.isascii():
         try:
             name = name.encode('idna').decode('ascii')

@@ -1171,7 +1171,9 @@ class Session:
             self.raise_fault()
         body = self.body
         if body is not None and body.state is not DONE:
-            raise StateError('the body of the previous response was not read to its end')
+            raise StateError(
+                'the body of the previous response was not read to its end; see discard()'
+            )
         request = self._pending_at(0)
         if request is None:
             self._raise_loss()

@@ -39,7 +39,9 @@ def test_host_name_of_another_type_is_refused(name: Any) -> None:
 
 @pytest.mark.parametrize('name', ['http://localhost', 'localhost/', 'user@localhost', 'a?b', 'a#'])
 def test_url_is_no_host_name(name: str) -> None:
-    with pytest.raises(ValueError, match='host name'):
+    with pytest.raises(
+        ValueError, match=r'host name \(a URL is none\)' if '/' in name else 'host name'
+    ):
         HTTPConnection(name)
 
 
@@ -51,11 +53,22 @@ def test_url_is_no_host_name(name: str) -> None:
         (('GET', '/', {1: 2}), 'header name must be a str, not int'),
         (('GET', '/', 'name: value'), 'headers must be a mapping, not str'),
         (('GET', '/', 5), 'headers must be a mapping, not int'),
+        (('GET', '/', ['name: value']), 'headers must be a mapping, or pairs of name and value'),
     ],
 )
 def test_argument_of_another_type_is_named(arguments: Any, what: str) -> None:
     with pytest.raises(TypeError, match=f'^{what}$'):
         HTTPConnection('localhost').send_request(*arguments)
+
+
+def test_what_is_no_tls_context_is_refused() -> None:
+    context: Any = True
+    with pytest.raises(TypeError, match='SSLContext, not bool'):
+        HTTPConnection('localhost', ssl_context=context)
+    conn = HTTPConnection('localhost')
+    with pytest.raises(TypeError, match='SSLContext, not bool'):
+        conn.ssl_context = context
+    assert conn.ssl_context is None
 
 
 @pytest.mark.parametrize(
