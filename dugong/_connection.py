@@ -88,16 +88,17 @@ class HTTPConnection(io.BufferedIOBase):
 
     *One rule for time limits*: `timeout` (seconds, `None` for none) bounds each single wait for
     the network - for the name service, a TCP connection, a step of the TLS handshake, for
-    something to receive, or for room to send - in all blocking methods. When it is exceeded,
-    `ConnectionTimedOut` is raised. It does not bound the sum of the waits. For coroutines, it is
-    the driver that has a time limit, see `AioFuture` and `eval_coroutine`.
+    something to receive, or for room to send - in all blocking methods, and in `async for` over
+    `co_pipeline`. When it is exceeded, `ConnectionTimedOut` is raised. It does not bound the sum
+    of the waits. For coroutines, it is the driver that has a time limit, see `AioFuture` and
+    `eval_coroutine`.
 
     *After an interruption* - a time-out, an exception thrown into a coroutine, a coroutine that
     is closed or dropped - methods that have lost nothing may simply be called again: those that
     read a response head, or a limited amount of data. Those that may have sent part of something
     or lost part of a body (`send_request`, `write`, `write_eof`, `readall`, `read` without a
-    size, `readline`, `discard`) leave the connection broken: every use raises `ConnectionClosed`,
-    which names the cause, until `reset`.
+    size, `discard`, `readline` if it had a part of the line) leave the connection broken: every
+    use raises `ConnectionClosed`, which names the cause, until `reset`.
 
     *Threads and coroutines*: one may send while another one reads. All other simultaneous use is
     a `StateError`, except for `disconnect` and `reset`, which may be called at any time from any
@@ -136,7 +137,7 @@ class HTTPConnection(io.BufferedIOBase):
     def __init__(
         self,
         hostname: str,
-        port: Optional[int] = None,
+        port: Union[int, str, None] = None,
         ssl_context: Optional[ssl.SSLContext] = None,
         proxy: Optional[Tuple[str, int]] = None,
         proxy_headers: Optional[Fields] = None,
@@ -146,7 +147,7 @@ class HTTPConnection(io.BufferedIOBase):
         self._hostname = hostname
         self._host = encode_host(hostname)
         self._port = check_port(port)
-        self._ssl_context = ssl_context
+        self._ssl_context = _checked_context(ssl_context)
         self._proxy = proxy
         self._proxy_address = None if proxy is None else check_address(proxy)
         self._proxy_headers = proxy_headers
@@ -225,7 +226,7 @@ class HTTPConnection(io.BufferedIOBase):
 
     @ssl_context.setter
     def ssl_context(self, ssl_context: Optional[ssl.SSLContext]) -> None:
-        self._ssl_context = ssl_context
+        self._ssl_context = _checked_context(ssl_context)
         self._assigned()
 
     @property
@@ -366,7 +367,8 @@ class HTTPConnection(io.BufferedIOBase):
         """Connect now; a connection that is already open is closed first.
 
         Not normally needed, as all methods connect when they have to. Waits. Raises
-        `HostnameNotResolvable`, `DNSUnavailable`, `ProxyError`, `ssl.SSLError`,
+        `HostnameNotResolvable`, `DNSUnavailable`, `ProxyError`, `InvalidResponse` or
+        `UnsupportedResponse` if the proxy does not speak HTTP, `ssl.SSLError`,
         `ConnectionTimedOut`, `ConnectionClosed` if the other side hangs up or `disconnect` is
         called meanwhile, or an `OSError` that lists all addresses that were tried. After an
         error the object is not connected, and can be used as a new one.
@@ -478,15 +480,17 @@ class HTTPConnection(io.BufferedIOBase):
 
         - *method* (str): a token, `'GET'` for instance.
         - *path* (str): the request target, sent as it is; to be quoted by the caller.
-        - *headers* (mapping of str to anything, not changed): header fields; values are sent as
-          `str()` gives them. `Host`, `Content-Length`, `Transfer-Encoding`, `Accept-Encoding`
-          (and `Expect` with *expect100*) are set by the library and dropped if given.
+        - *headers* (mapping of str to anything, not changed; or pairs of them, of which the last
+          one of a name counts): header fields; values are sent as `str()` gives them. `Host`,
+          `Content-Length`, `Transfer-Encoding`, `Accept-Encoding` (and `Expect` with *expect100*)
+          are set by the library and dropped if given.
         - *body*: `None`; a bytes-like object; a `BodyFollowing`, to be followed by `write`; a
           binary stream, sent from its present position to its end, with `Content-Length` if it
           can tell its length, else chunked; or an iterable of bytes-like objects, sent chunked.
         - *expect100* (bool): ask the server whether it wants the body (RFC 9110, section
           10.1.1); needs a `BodyFollowing`. Next, `read_response` returns either a response with
-          status 100, then the body can be written, or the final one, then it must not.
+          status 100, then the body can be written, or the final one, then it must not. A server
+          that ignores it does not answer: set `timeout`, then `reset` and repeat without it.
 
         Several requests can be sent before the first response is read. The call waits until all
         has been handed to the system.
@@ -794,8 +798,8 @@ class HTTPConnection(io.BufferedIOBase):
 
         Empty at the end of the connection. To look at what the server has sent after
         `InvalidResponse` or `UnsupportedResponse`, and to go on after a 101 response. From now
-        on, all other calls are a `StateError`, until `reset`. `ConnectionClosed` if there is no
-        connection. Waits for the first byte.
+        on, all other calls that send or read are a `StateError`, until `reset`.
+        `ConnectionClosed` if there is no connection. Waits for the first byte.
         """
 
         return eval_coroutine(self.co_read_raw(size), self.timeout)
@@ -835,11 +839,11 @@ class HTTPConnection(io.BufferedIOBase):
 
         Requests that a lost connection leaves unanswered are sent again on a new one if their
         method is idempotent (RFC 9110, section 9.2.2). After *max_retries* (int) connections in
-        a row that brought no complete answer, the last error is raised. A time-out counts as a
-        lost connection, and so does a response that breaks the framing, if other requests were in
-        flight with it; its request is then repeated alone. A request that is not idempotent is
-        sent only when all others are answered, and nothing is sent before its answer is there. If
-        the connection is lost in between, it is not repeated: `ConnectionClosed`.
+        a row that brought no complete answer, the last error is raised; 0 is as 1. A time-out
+        counts as a lost connection, and so does a response that breaks the framing, if other
+        requests were in flight with it; its request is then repeated alone. A request that is not
+        idempotent is sent only when all others are answered, and nothing is sent before its answer
+        is there. If the connection is lost in between, it is not repeated: `ConnectionClosed`.
 
         The attributes `sent`, `repeated`, `connections` and `in_flight` of the iterator are
         numbers; `unanswered` and `uncertain` are lists of requests: those taken from *requests*
@@ -854,9 +858,9 @@ class HTTPConnection(io.BufferedIOBase):
         connects, an `OSError` counts as a connection that was not made.
 
         While requests of it are in flight, other calls of `send_request` and `read_response` are a
-        `StateError`, as is reading a body without *stream*. So is the next step of the iterator
-        if something else is outstanding then, or while another thread reads a streamed body; after
-        the latter the iterator can go on.
+        `StateError`; without *stream*, there is no body to read. So is the next step of the
+        iterator if something else is outstanding then, or while another thread reads a streamed
+        body; after the latter the iterator can go on.
         """
 
         return Pipeline(self, requests, max_pending, max_retries, stream)
@@ -869,10 +873,10 @@ class HTTPConnection(io.BufferedIOBase):
         max_retries: int = MAX_RETRIES,
         stream: bool = False,
     ) -> AsyncPipeline:
-        """Same as `pipeline` for `async for` in asyncio.
+        """Same as `pipeline` for `async for` in asyncio, with the same `timeout` for each wait.
 
         For other event loops, `co_next()` of the result is a dugong coroutine with the next
-        response, `None` after the last one.
+        response, `None` after the last one; it is its driver that has a time limit.
         """
 
         return AsyncPipeline(self, requests, max_pending, max_retries, stream)
@@ -964,6 +968,14 @@ _CO_READ = HTTPConnection.co_read
 _CO_READ_RESPONSE = HTTPConnection.co_read_response
 _CO_READALL = HTTPConnection.co_readall
 _CO_READINTO = HTTPConnection.co_readinto
+
+
+def _checked_context(context: Optional[ssl.SSLContext]) -> Optional[ssl.SSLContext]:
+    """Return *context*, if it is one, or nothing."""
+
+    if context and not hasattr(context, 'wrap_socket'):
+        raise TypeError(f'ssl_context must be an ssl.SSLContext, not {type(context).__name__}')
+    return context
 
 
 def _checked_pairs(headers: Optional[Fields]) -> Tuple[Tuple[str, Any], ...]:

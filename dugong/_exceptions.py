@@ -77,7 +77,10 @@ class ExcessBodyData(_GeneralError):
 
 
 class StateError(_GeneralError):
-    """The call does not fit the present state of the connection. Nothing was changed."""
+    """The call does not fit the present state of the connection.
+
+    Nothing was changed, except for a body stream that ends before its announced length.
+    """
 
     __module__ = 'dugong'
     msg = 'operation not possible in this state'
