@@ -57,14 +57,58 @@ _KEEP_ALIVE = 'Connection: keep-alive\r\n'
 
 
 class _Form:
-    """The form of the requests on a connection: over *tls*, or *to_proxy* with its *fields*."""
+    """What the requests on a connection to *host* and *port* have in common; never changed.
 
-    __slots__ = ('fields', 'tls', 'to_proxy')
+    It is over *tls*, or *to_proxy* with the *fields* that are for that.
+    """
 
-    def __init__(self, tls: bool, to_proxy: bool, fields: Tuple[Tuple[str, Any], ...]) -> None:
+    __slots__ = ('fields', 'origin', 'plain_end', 'start', 'tls', 'to_proxy')
+
+    def __init__(
+        self,
+        tls: bool,
+        to_proxy: bool,
+        fields: Tuple[Tuple[str, Any], ...],
+        host: str,
+        port: int,
+    ) -> None:
         self.tls = tls
         self.to_proxy = to_proxy
         self.fields = fields
+        default = package.HTTPS_PORT if tls else package.HTTP_PORT
+        authority = host_and_port(host, port, default)
+        # For request targets in absolute form.
+        self.origin = f'http://{authority}' if to_proxy else None
+        self.start = f' HTTP/1.1\r\nHost: {authority}\r\n'
+        # All that follows the target in a request with nothing of its own.
+        self.plain_end = f'{self.start}Content-Length: 0\r\n{_ACCEPT}{_KEEP_ALIVE}\r\n'
+
+    def with_origin(self, host: str, port: int) -> _Form:
+        """Return the form on the same connection of requests for another origin."""
+
+        return _Form(self.tls, self.to_proxy, self.fields, host, port)
+
+
+class _Route:
+    """Where the next connection goes, and the form of the requests on it; never changed."""
+
+    __slots__ = ('context', 'form', 'host', 'port', 'proxy', 'tunnel_fields')
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        context: Optional[ssl.SSLContext],
+        proxy: Optional[Tuple[str, int]],
+        fields: Tuple[Tuple[str, Any], ...],
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.context = context
+        self.proxy = proxy
+        self.tunnel_fields = CallerFields(fields).lines if fields and context else ''
+        to_proxy = proxy is not None and not context
+        self.form = _Form(bool(context), to_proxy, fields if to_proxy else (), host, port)
 
 
 class HTTPConnection(io.BufferedIOBase):
@@ -113,12 +157,7 @@ class HTTPConnection(io.BufferedIOBase):
     # What each request looks up. The attributes in the dict of a class that is derived from one
     # in C, as this one is, are slow.
     __slots__ = (
-        '_form',
-        '_next_is_other',
-        '_origin',
-        '_plain_end',
         '_session',
-        '_start',
         'timeout',
     )
 
@@ -152,7 +191,7 @@ class HTTPConnection(io.BufferedIOBase):
         self._proxy_address = None if proxy is None else check_address(proxy)
         self._proxy_headers = proxy_headers
         self._proxy_pairs = _checked_pairs(proxy_headers)
-        self._set_constants()
+        self._route = self._new_route()
         #: Seconds that each single wait of a blocking method may take; `None`: no limit.
         self.timeout: Optional[float] = None
         # Reentrant, as a finalizer or a signal handler may strike while it is held.
@@ -160,43 +199,26 @@ class HTTPConnection(io.BufferedIOBase):
         self._process = os.getpid()
         self._session = Session(self._new_stream(), _Buffer(package.BUFFER_SIZE))
 
-    def _set_constants(self) -> None:
-        """Compute what is the same in all requests of the connection that is made next."""
-
-        tls = bool(self._ssl_context)
-        fields = self._proxy_pairs
-        if self._proxy is None or tls:
-            self._form = _Form(tls, False, ())
-        else:
-            self._form = _Form(tls, True, fields)
-        self._tunnel_fields = CallerFields(fields).lines if fields and tls else ''
-        self._next_is_other = False
-        self._set_form()
-
-    def _set_form(self) -> None:
-        form = self._form
-        default = package.HTTPS_PORT if form.tls else package.HTTP_PORT
-        authority = host_and_port(self._host, self._port, default)
-        # For request targets in absolute form.
-        self._origin = f'http://{authority}' if form.to_proxy else None
-        self._start = f' HTTP/1.1\r\nHost: {authority}\r\n'
-        # All that follows the target in a request with nothing of its own.
-        self._plain_end = f'{self._start}Content-Length: 0\r\n{_ACCEPT}{_KEEP_ALIVE}\r\n'
+    def _new_route(self) -> _Route:
+        return _Route(
+            self._host, self._port, self._ssl_context, self._proxy_address, self._proxy_pairs
+        )
 
     def _assigned(self) -> None:
         """Have an attribute take effect that was assigned."""
 
-        if self._is_open:
+        self._route = route = self._new_route()
+        session = self._session
+        form = session.form
+        if form is not None:
             # What it is connected to, and the fields for a proxy, remain until the next one.
-            self._set_form()
-            self._next_is_other = True
-        else:
-            self._set_constants()
+            session.form = form.with_origin(route.host, route.port)
 
-    @property
-    def _is_open(self) -> bool:
-        stream = self._session.stream
-        return stream.connected and not stream.closed
+    def _form_on(self, session: Session) -> _Form:
+        """Return the form of a request on *session*, as far as it is known by now."""
+
+        form: Optional[_Form] = session.form
+        return self._route.form if form is None else form
 
     @property
     def hostname(self) -> str:
@@ -304,7 +326,7 @@ class HTTPConnection(io.BufferedIOBase):
                 session.lost = lost
                 session.lost_body = old.body_loss
                 self._session = session
-                old.successor = session
+                old.replaced = True
             # Not that of a signal handler that disconnects at this moment: the caller is to see
             # that its own was given up.
             return session
@@ -337,24 +359,22 @@ class HTTPConnection(io.BufferedIOBase):
     def _co_connect_session(self, session: Session) -> Coroutine[None]:
         """Connect *session*; if that fails, leave an unconnected one in its place."""
 
-        stream = session.stream
-        form, context, proxy = self._form, self._ssl_context, self._proxy_address
-        host, port, fields = self._host, self._port, self._tunnel_fields
+        stream, route = session.stream, self._route
+        context = route.context
         try:
-            stream.host, stream.port = (host, port) if proxy is None else proxy
+            stream.host, stream.port = route.proxy or (route.host, route.port)
             if context:
-                server_name = tls_server_name(host)
+                server_name = tls_server_name(route.host)
             yield from stream.co_open()
             if context:
-                if proxy is not None:
-                    request = connect_request(host, port, fields)
+                if route.proxy is not None:
+                    request = connect_request(route.host, route.port, route.tunnel_fields)
                     yield from session.co_tunnel(request)
                 yield from stream.co_start_tls(context, server_name, self.timeout)
-            if self._form is not form:
-                # Something was assigned meanwhile, for the next connection.
-                self._form = form
-                self._set_form()
-                self._next_is_other = True
+            session.form = route.form
+            if self._route is not route:
+                # Something was assigned meanwhile. What it is connected to remains.
+                session.form = route.form.with_origin(self._route.host, self._route.port)
             stream.set_connected()
         except BaseException as exc:
             stream.abort(f'connecting {how_it_ended(exc)}')
@@ -520,7 +540,7 @@ class HTTPConnection(io.BufferedIOBase):
             crt = self.co_send_request(method, path, headers, body, expect100)
             eval_coroutine(crt, self.timeout)
             return
-        request = self._make_request(method, path, headers, body, expect100)
+        request = self._make_request(session.form, method, path, headers, body, expect100)
         debug('sending %s %s', method, path)
         session.send_request(request, self.timeout)
 
@@ -534,34 +554,41 @@ class HTTPConnection(io.BufferedIOBase):
     ) -> Coroutine[None]:
         """Coroutine twin of `send_request`; wrong arguments are found at its first step."""
 
-        request = self._make_request(method, path, headers, body, expect100)
-        debug('sending %s %s', method, path)
+        def make(form: _Form) -> Request:
+            return self._make_request(form, method, path, headers, body, expect100)
+
         session = self._session_for_sending()
+        request = make(self._form_on(session))
+        debug('sending %s %s', method, path)
         stream = session.stream
         if not (stream.connected or stream.closed) and self._connects_in_another_way:
             session = yield from self._co_connect(session)
-        yield from session.co_send_request(request, self._co_connect_session)
+        yield from session.co_send_request(request, self._co_connect_session, make)
 
     def _make_request(
-        self, method: str, path: str, headers: Optional[Fields], body: Any, expect100: bool
+        self,
+        form: _Form,
+        method: str,
+        path: str,
+        headers: Optional[Fields],
+        body: Any,
+        expect100: bool,
     ) -> Request:
-        if self._next_is_other and not self._is_open:
-            self._set_constants()
         verb = method
         if type(method) is not str or method not in _COMMON_METHODS:
             verb = checked_method(method)
         target = checked_target(path)
-        if self._origin is not None:
-            target = absolute_target(self._origin, target)
-            if self._form.fields:
+        if form.origin is not None:
+            target = absolute_target(form.origin, target)
+            if form.fields:
                 # Those of the caller count if they have the same name.
-                headers = [*self._form.fields, *pairs(headers or ())]
+                headers = [*form.fields, *pairs(headers or ())]
         if headers is None and body is None and not expect100:
-            request = Request(method, path, NO_BODY)
-            request.head = f'{verb} {target}{self._plain_end}'.encode('latin1')
+            request = Request(method, path, NO_BODY, form)
+            request.head = f'{verb} {target}{form.plain_end}'.encode('latin1')
             return request
 
-        start = f'{verb} {target}{self._start}'
+        start = f'{verb} {target}{form.start}'
         following = isinstance(body, BodyFollowing)
         if expect100 and not following:
             raise ValueError('expect100 needs a BodyFollowing as body')
@@ -580,7 +607,7 @@ class HTTPConnection(io.BufferedIOBase):
                 source = open_source(body)
         connection = _KEEP_ALIVE
         lines = ''
-        request = Request(method, path, request_body)
+        request = Request(method, path, request_body, form)
         wants_md5 = content is not None and self.content_md5
         if headers is not None:
             fields = CallerFields(headers, expect100)
@@ -683,12 +710,15 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         session = self._session
+        waited = 0.0
         while True:
-            patient = session.answer_coming or session.wait_for_sender(self.timeout)
-            if patient or session.successor is None:
+            patient = session.answer_coming
+            if not patient:
+                patient, waited = session.wait_for_sender(self.timeout, waited)
+            if patient or not session.replaced:
                 break
             # The sender could not connect; it may try again.
-            session = session.successor
+            session = self._session
             if session.stream.forgotten:
                 raise ConnectionClosed(session.stream.cause)
         if getattr(self.co_read_response, '__func__', None) is not _CO_READ_RESPONSE:

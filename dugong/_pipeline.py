@@ -28,6 +28,7 @@ from ._exceptions import (
     is_temp_network_error,
 )
 from ._poll import eval_coroutine
+from ._request import pairs
 from ._settings import package
 from ._source import as_bytes
 
@@ -110,14 +111,18 @@ class _Item:
         # Whether the connection was lost before its end was sent.
         self.cut = False
 
-    def encode(self, conn: HTTPConnection, stream: bool) -> None:
-        """Make the request that is sent. The caller may change the headers afterwards.
+    def encode(self, conn: HTTPConnection, session: Session, stream: bool) -> Request:
+        """Make the request as it is sent on *session*.
 
         *stream* tells that the body of the answer is for the caller to read.
         """
 
         method, path, headers, body = self.arguments
-        request = conn._make_request(method, path, headers, body, False)
+        if headers is not None and self.request is None:
+            # The caller may change them afterwards.
+            headers = tuple(pairs(headers))
+            self.arguments = (method, path, headers, body)
+        request = conn._make_request(conn._form_on(session), method, path, headers, body, False)
         if request.upgrade or method == 'CONNECT':
             raise ValueError('a request that changes the protocol cannot be pipelined')
         request.pipelined = True
@@ -125,6 +130,7 @@ class _Item:
         request.track_content()
         self.size = len(request.head) + len(request.content or b'')
         self.request = request
+        return request
 
 
 class _Pipeline:
@@ -590,7 +596,7 @@ class _Pipeline:
         try:
             taken.append(next(self._source))
             item = _Item(taken[0])
-            item.encode(self._conn, self._stream)
+            item.encode(self._conn, self._session or self._conn._session, self._stream)
         except Exception as exc:
             # The answers that are outstanding come before the error.
             self._source = None
@@ -623,10 +629,12 @@ class _Pipeline:
             if item.alone and (self._current is not None or session.reading_body):
                 # As long as the body before it may be broken, and repeated, it waits.
                 break
+            request = item.request
+            if request is None or request.form is not session.form:
+                # It was made for another connection.
+                request = item.encode(self._conn, session, self._stream)
             if not pieces:
                 self._enter_sending(session)
-            request = item.request
-            assert request is not None
             item.behind = bool(flight)
             item.sent = True
             item.cut = False

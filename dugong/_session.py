@@ -24,6 +24,7 @@ from collections import deque
 from contextlib import suppress
 from io import BytesIO
 from threading import current_thread
+from time import monotonic
 
 from ._body import (
     AWAIT_CONTINUE,
@@ -131,6 +132,7 @@ class Request:
         'body',
         'close',
         'content',
+        'form',
         'head',
         'interim_responses',
         'method',
@@ -142,9 +144,10 @@ class Request:
         'upgrade',
     )
 
-    def __init__(self, method: str, path: str, body: RequestBody) -> None:
+    def __init__(self, method: str, path: str, body: RequestBody, form: Any = None) -> None:
         self.method = method
         self.path = path
+        self.form = form
         self.head = b''
         self.content: Optional[memoryview] = None
         self.source: Optional[Source] = None
@@ -161,7 +164,7 @@ class Request:
     def again(self) -> Request:
         """Return the same request, to be sent once more."""
 
-        request = Request(self.method, self.path, NO_BODY)
+        request = Request(self.method, self.path, NO_BODY, self.form)
         request.head = self.head
         request.content = self.content
         if self.body is not NO_BODY:
@@ -170,6 +173,14 @@ class Request:
         request.pipelined = self.pipelined
         request.reserved = self.reserved
         return request
+
+    def take_form(self, other: Request) -> None:
+        """Take from *other*, which is the same request, what its form decides about."""
+
+        self.form = other.form
+        self.head = other.head
+        self.before, self.after = other.before, other.after
+        self.close, self.upgrade = other.close, other.upgrade
 
     def track_content(self) -> None:
         """Let `body` tell whether the content was sent to its end, also if it is small."""
@@ -209,17 +220,18 @@ class Session:
         'closing',
         'ended',
         'fault',
+        'form',
         'lost',
         'lost_body',
         'patient',
         'pending',
+        'replaced',
         'reserved',
         'response',
         'send_fault',
         'sender',
         'strict_eof',
         'stream',
-        'successor',
         'upload',
     )
 
@@ -258,8 +270,10 @@ class Session:
         # The thread that sent last, and what wakes up a reader that waits for one to send.
         self.sender: Optional[threading.Thread] = None
         self._sender_sought: List[Any] = []
-        # The session in its place, if there is one.
-        self.successor: Optional[Session] = None
+        # Whether there is another session in its place.
+        self.replaced = False
+        # What its requests have in common, once it is connected.
+        self.form: Any = None
 
     # State
 
@@ -334,25 +348,24 @@ class Session:
         except IndexError:
             return None
 
-    def wait_for_sender(self, timeout: Optional[float]) -> bool:
+    def wait_for_sender(self, timeout: Optional[float], waited: float) -> Tuple[bool, float]:
         """Wait until another thread sends a request, or until it is clear that none does.
 
-        Returns whether there is something to read now. *timeout* (seconds) limits this. Blocks
-        the thread, as no coroutine may wait here.
+        Returns whether there is something to read now, and how many seconds were waited, with
+        those that had been *waited* before; *timeout* (seconds) limits these. Blocks the thread,
+        as no coroutine may wait here.
         """
 
         stream = self.stream
         me = current_thread()
         if threading.active_count() <= 1 or (self.writing_body and self.sender is me):
-            return False
+            return False, waited
         # Not a condition: a signal handler that raises could leave its lock taken.
         waker = allocate_lock()
         waker.acquire()
         self._sender_sought.append(waker)
-        # Counted, as a test may have stopped the clock.
-        waited = 0.0
         try:
-            while self.successor is None and not self.answer_coming:
+            while not self.replaced and not self.answer_coming:
                 sender = self.sender
                 limit = _WAIT_FOR_ANY_SENDER
                 if sender is not None and sender is not me and sender.is_alive():
@@ -360,15 +373,17 @@ class Session:
                 if timeout is not None:
                     limit = min(limit, timeout)
                 if waited >= limit:
-                    return False
+                    return False, waited
                 interval = min(limit - waited, _LIVENESS_INTERVAL)
-                if not waker.acquire(True, interval):
-                    waited += interval
+                begin = monotonic()
+                # A test may have stopped the clock.
+                woken = waker.acquire(True, interval)
+                waited += monotonic() - begin if woken else interval
         finally:
             self._sender_sought.remove(waker)
         if stream.forgotten:
             raise ConnectionClosed(stream.cause)
-        return self.successor is None
+        return not self.replaced, waited
 
     def announce(self) -> None:
         """Wake up the threads in `wait_for_sender`."""
@@ -519,15 +534,24 @@ class Session:
             self.leave_role(self.stream.sending)
 
     def co_send_request(
-        self, request: Request, connect: Callable[[Session], Coroutine[None]]
+        self,
+        request: Request,
+        connect: Callable[[Session], Coroutine[None]],
+        make: Callable[[Any], Request],
     ) -> Coroutine[None]:
-        """Send the head of *request* and its content; *connect* connects the session if needed."""
+        """Send the head of *request* and its content.
+
+        *connect* connects the session if needed. If its requests have another form then, *make*
+        makes the same one with that.
+        """
 
         self.enter_sending()
         try:
+            connected = self.stream.connected
+            if connected and request.form is not self.form:
+                request.take_form(make(self.form))
             if not self._can_be_sent(request):
                 return
-            connected = self.stream.connected
             try:
                 # It is outstanding from now on, so that a reader can wait for the answer.
                 self.pending.append(request)
@@ -535,6 +559,8 @@ class Session:
                     self.announce()
                 if not connected:
                     yield from connect(self)
+                    if request.form is not self.form:
+                        request.take_form(make(self.form))
                     if request.source is not None:
                         # Not before, as a failing connect must not take anything from it.
                         request.prepare_source()

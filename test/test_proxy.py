@@ -23,6 +23,7 @@ from contract_support import (
 from servers import LIMIT, Peer, Request, ScriptedServer, wait_for_events
 from waiting_support import Thread
 
+import dugong
 from dugong import (
     BodyFollowing,
     ConnectionClosed,
@@ -177,6 +178,166 @@ def test_tunnel_remains_one_without_tls_for_the_next_connection(
     assert origin.requests[1].target == '/two'
     assert origin.requests[1].field('Host') == 'localhost'
     assert origin.requests[1].field('Proxy-Authorization') is None
+
+
+def check_form(request: Request, proxied: bool) -> None:
+    """What *request* looks like must fit to whom it went."""
+    assert request.target.startswith('http:' if proxied else '/')
+    assert request.field('Proxy-Authorization') == ('secret' if proxied else None)
+
+
+class Way:
+    """A connection object, and the servers at both ends of the ways that it may go."""
+
+    def __init__(self, serve: Any, proxied: bool, *replies: bytes, close: bool = False) -> None:
+        self.handlers = {
+            way: Answers(*replies, close=close and way is proxied) for way in (True, False)
+        }
+        self.proxy = serve(self.handlers[True]).address
+        self.conn = HTTPConnection(
+            *serve(self.handlers[False]).address, proxy_headers={'Proxy-Authorization': 'secret'}
+        )
+        self.conn.timeout = LIMIT
+        self.go(proxied)
+
+    def go(self, proxied: bool) -> None:
+        self.conn.proxy = self.proxy if proxied else None
+
+    def check(self, way: bool, count: int) -> None:
+        requests = self.handlers[way].requests
+        assert len(requests) == count
+        for request in requests:
+            check_form(request, way)
+
+
+@pytest.mark.parametrize('proxied', [False, True])
+@pytest.mark.parametrize('between', [('disconnect', 'connect'), ('connect',), ('disconnect',)])
+def test_requests_have_the_form_of_the_connection_that_is_made_next(
+    between: Tuple[str, ...], proxied: bool, serve: Any
+) -> None:
+    way = Way(serve, proxied, reply(b''))
+    with way.conn as conn:
+        get(conn, '/')
+        way.go(not proxied)
+        for name in between:
+            getattr(conn, name)()
+        get(conn, '/')
+    way.check(proxied, 1)
+    way.check(not proxied, 1)
+
+
+def test_tunnel_is_asked_for_with_the_fields_that_were_assigned(
+    serve: Any, certificates: Certificates
+) -> None:
+    origin = serve(Answers(reply(b'one')), tls=True)
+    tunnel = Tunnel(origin.address)
+    proxy = serve(tunnel, tls=False)
+    conn = HTTPConnection('localhost', 443, certificates.client_context, proxy=proxy.address)
+    with conn:
+        conn.timeout = LIMIT
+        conn.connect()
+        conn.proxy_headers = {'Proxy-Authorization': 'secret'}
+        conn.disconnect()
+        conn.connect()
+    assert [r.field('Proxy-Authorization') for r in tunnel.requests] == [None, 'secret']
+
+
+@pytest.mark.parametrize('proxied', [False, True])
+def test_pipeline_repeats_requests_in_the_form_of_the_new_connection(
+    proxied: bool, serve: Any
+) -> None:
+    """The first server closes after two answers."""
+    way = Way(serve, proxied, *[reply(b'')] * 2, close=True)
+    way.handlers[not proxied].replies = (reply(b''),) * 3
+    with way.conn as conn:
+        paths = iter([f'/{number}' for number in range(5)])
+        headers = {'X-Field': 'a'}
+        pipeline = conn.pipeline(('GET', path, headers) for path in paths)
+        for number, response in enumerate(pipeline):
+            assert response.path == f'/{number}'
+            way.go(not proxied)
+            headers.clear()
+    way.check(proxied, 2)
+    way.check(not proxied, 3)
+    first = [
+        request for request in way.handlers[not proxied].requests if request.target[-1] == '2'
+    ]
+    assert first[0].field('X-Field') == 'a'
+
+
+@pytest.mark.parametrize('name', ['connect', 'co_connect'])
+@pytest.mark.parametrize('proxied', [False, True])
+def test_subclass_may_choose_another_way_when_it_connects(
+    proxied: bool, name: str, serve: Any
+) -> None:
+    way = Way(serve, proxied, *[reply(b'')] * 2)
+
+    class Subclass(HTTPConnection):
+        pass
+
+    def connect(self: HTTPConnection) -> None:
+        way.go(not proxied)
+        HTTPConnection.connect(self)
+
+    def co_connect(self: HTTPConnection) -> Any:
+        way.go(not proxied)
+        yield from HTTPConnection.co_connect(self)
+
+    setattr(Subclass, name, {'connect': connect, 'co_connect': co_connect}[name])
+    old, way.conn = way.conn, Subclass(way.conn.hostname, way.conn.port, proxy=way.conn.proxy)
+    way.conn.proxy_headers = old.proxy_headers
+    way.conn.timeout = LIMIT
+    with way.conn as conn:
+        get(conn, '/1')
+        get(conn, '/2')
+    way.check(proxied, 0)
+    way.check(not proxied, 2)
+
+
+def test_path_that_the_proxy_cannot_be_asked_for_is_refused_once_that_is_connected_to(
+    serve: Any,
+) -> None:
+    way = Way(serve, False, reply(b''))
+
+    class Subclass(HTTPConnection):
+        def connect(self) -> None:
+            self.proxy = way.proxy
+            super().connect()
+
+    with Subclass('host.example') as conn:
+        conn.timeout = LIMIT
+        with pytest.raises(ValueError, match='path for a proxy'):
+            conn.send_request('GET', 'path')
+        assert not conn.response_pending()
+        get(conn, '/')
+
+
+def test_connection_that_was_given_up_has_no_influence_on_the_form_of_the_next_one(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = Way(serve, True, *[reply(b'')] * 2)
+    create_socket = dugong.create_socket
+    begun, ended = threading.Event(), threading.Event()
+
+    def wait(address: Any) -> Any:
+        monkeypatch.setattr(dugong, 'create_socket', create_socket)
+        sock = create_socket(address)
+        begun.set()
+        assert ended.wait(LIMIT)
+        return sock
+
+    monkeypatch.setattr(dugong, 'create_socket', wait)
+    with way.conn as conn:
+        first = Thread(conn.send_request, 'GET', '/first')
+        assert begun.wait(LIMIT)
+        conn.disconnect()
+        way.go(False)
+        get(conn, '/1')
+        ended.set()
+        with pytest.raises(ConnectionClosed):
+            first.finish()
+        get(conn, '/2')
+    way.check(False, 2)
 
 
 @pytest.mark.parametrize('name', ['x..y', '.example', 'a' * 64 + '.example'])

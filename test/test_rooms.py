@@ -35,7 +35,7 @@ ROOMS: Dict[str, Optional[Set[str]]] = {
     '_stream': {'_exceptions', '_settings', '_buffer', '_poll', '_resolve'},
     '_session': ALL_ABOVE,
     # It works on a connection that it is given: nothing of the rooms that make one.
-    '_pipeline': {'_exceptions', '_settings', '_poll', '_source', '_response'},
+    '_pipeline': {'_exceptions', '_settings', '_poll', '_request', '_source', '_response'},
     '_connection': ALL_ABOVE,
     # Steps a coroutine, and knows nothing of HTTP.
     '_aio': {'_exceptions', '_poll'},

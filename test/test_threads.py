@@ -1,6 +1,7 @@
 """Threads: one sends and one reads, with no other synchronisation; any may disconnect."""
 
 import contextlib
+import gc
 import os
 import queue
 import random
@@ -1228,6 +1229,30 @@ def test_reader_does_not_wait_for_a_connection_that_was_refused(then: str, serve
     assert response.path == '/2'
     conn.discard()
     conn.disconnect()
+
+
+def test_wait_for_a_sender_that_cannot_connect_is_limited() -> None:
+    """However often it tries."""
+    with refused_address() as address:
+        conn = HTTPConnection(*address)
+        conn.timeout = 0.3
+        reader = Thread(conn.read_response)
+        end = time.monotonic() + LIMIT
+        while reader.is_alive():
+            with contextlib.suppress(ConnectionRefusedError):
+                conn.connect()
+            assert time.monotonic() < end, 'it waits on'
+        with pytest.raises(StateError):
+            reader.finish()
+
+
+def test_what_refers_to_an_old_session_does_not_keep_those_after_it(connect: Any) -> None:
+    conn = connect(answer_all())
+    conn.connect()
+    old = conn._session
+    conn.reset()
+    assert conn._session is not old
+    assert not any(found is conn._session for found in gc.get_referents(old))
 
 
 def test_request_that_is_sent_while_another_thread_disconnects_is_lost(
