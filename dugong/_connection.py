@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import io
 import operator
-import os
-import threading
 from base64 import b64encode
 
 from ._body import BodyFollowing, RequestBody
@@ -41,7 +39,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from types import TracebackType
-    from typing import Any, Iterable, Mapping, Optional, Tuple, Type, TypeVar, Union
+    from typing import Any, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union
 
     from ._poll import Coroutine
     from ._response import HTTPResponse
@@ -141,8 +139,8 @@ class HTTPConnection(io.BufferedIOBase):
     is closed or dropped - methods that have lost nothing may simply be called again: those that
     read a response head, or a limited amount of data. Those that may have sent part of something
     or lost part of a body (`send_request`, `write`, `write_eof`, `readall`, `read` without a
-    size, `discard`, `readline` if it had a part of the line) leave the connection broken: every
-    use raises `ConnectionClosed`, which names the cause, until `reset`.
+    size, `discard`, `readline` and `readlines` if they had something) leave the connection
+    broken: every use raises `ConnectionClosed`, which names the cause, until `reset`.
 
     *Threads and coroutines*: one may send while another one reads. All other simultaneous use is
     a `StateError`, except for `disconnect` and `reset`, which may be called at any time from any
@@ -194,9 +192,6 @@ class HTTPConnection(io.BufferedIOBase):
         self._route = self._new_route()
         #: Seconds that each single wait of a blocking method may take; `None`: no limit.
         self.timeout: Optional[float] = None
-        # Reentrant, as a finalizer or a signal handler may strike while it is held.
-        self._session_lock = threading.RLock()
-        self._process = os.getpid()
         self._session = Session(self._new_stream(), _Buffer(package.BUFFER_SIZE))
 
     def _new_route(self) -> _Route:
@@ -313,11 +308,7 @@ class HTTPConnection(io.BufferedIOBase):
         something has been lost that nobody was told of yet.
         """
 
-        if self._process != os.getpid():
-            # A thread that does not exist in this process may have the lock.
-            self._process = os.getpid()
-            self._session_lock = threading.RLock()
-        with self._session_lock:
+        with old.stream.lock:
             session = self._session
             if session is old:
                 # A reader may still be at work in the buffer of the old one.
@@ -969,6 +960,28 @@ class HTTPConnection(io.BufferedIOBase):
         """Same as `readinto`."""
 
         return self.readinto(buf)
+
+    def readlines(self, hint: Optional[int] = -1) -> List[bytes]:
+        """Read lines up to the end of the body, or until they have more than *hint* bytes.
+
+        Waits and raises as `readline`, but if a line had been received before an error or an
+        interruption, the connection is broken.
+        """
+
+        limit = -1 if hint is None else operator.index(hint)
+        lines: List[bytes] = []
+        size = 0
+        try:
+            for line in iter(self.readline, b''):
+                lines.append(line)
+                size += len(line)
+                if 0 < limit < size:
+                    break
+        except BaseException as exc:
+            if lines:
+                self._session.lines_lost(exc)
+            raise
+        return lines
 
     def peek(self, n: int = 0) -> bytes:
         """Return body data that will be read next, at least one byte, without removing them.

@@ -1066,6 +1066,8 @@ class Session:
         self.enter_sending()
         try:
             body = self.upload
+            if self._sender_sought:
+                self.announce()
             if body is None or body.state is AWAIT_CONTINUE or not body.awaits_eof:
                 body = self._body_to_write()
             else:
@@ -1777,6 +1779,11 @@ class Session:
                 raise
         finally:
             self.leave_role(self.stream.reading)
+
+    def lines_lost(self, exc: BaseException) -> None:
+        """Break the connection after *exc*, with which whole lines were lost."""
+
+        self._interrupted('reading lines', exc)
 
     def co_fill_buffer(self, size: int) -> Coroutine[None]:
         """Make at least *size* bytes available in the buffer."""

@@ -145,9 +145,11 @@ _streams: Set[weakref.ref[Stream]] = set()
 class Signal:
     """Wakes up a coroutine that waits for something other than the network."""
 
-    __slots__ = ('_lock', '_receiver', '_sender', 'need')
+    __slots__ = ('_lock', '_receiver', '_sender', 'need', 'poller')
 
     def __init__(self) -> None:
+        # What waits for this and for something else.
+        self.poller: Any = None
         self._lock = threading.RLock()
         self._receiver, self._sender = socket.socketpair()
         self._sender.setblocking(False)
@@ -166,6 +168,8 @@ class Signal:
         with self._lock:
             self._sender.close()
             self._receiver.close()
+        if self.poller is not None:
+            self.poller.close()
 
     def forget(self) -> None:
         """Close the descriptors in a child process, in which no other thread has the lock."""
@@ -484,7 +488,6 @@ class Stream:
         '_at_end',
         '_both_ready',
         '_burst',
-        '_close_lock',
         '_drained',
         '_expected',
         '_has_pending',
@@ -507,6 +510,8 @@ class Stream:
         'forgotten',
         'host',
         'ignores_missing_notice',
+        'lock',
+        'opened',
         'peeking',
         'perhaps_sent',
         'port',
@@ -525,6 +530,7 @@ class Stream:
         self.port = port
         self.sock: Any = None
         self.tls = False
+        self.opened = False
         self.connected = False
         self.closed = False
         self.ended_without_notice = False
@@ -540,8 +546,9 @@ class Stream:
         self.sending: List[None] = [None]
         # Held for a moment by a sender that receives what is there while nobody reads.
         self.peeking = allocate_lock()
-        # Reentrant, as a finalizer or a signal handler may strike while it is held.
-        self._close_lock = threading.RLock()
+        # Held to close it, and to put another one in its place. Reentrant, as a finalizer or a
+        # signal handler may strike while it is held.
+        self.lock = threading.RLock()
         self._tls_lock: Any = None
         # An error that came after data; the next attempt to receive reports it.
         self._tls_error: Optional[Exception] = None
@@ -568,13 +575,14 @@ class Stream:
         self._both_ready: Any = None
         self._trace: Any = None
         self._waiters: List[Signal] = []
+        _streams.add(weakref.ref(self, _streams.discard))
 
     # Connecting
 
     def co_open(self) -> Coroutine[None]:
         """Connect for a session: `co_connect`, or what has been put in its place."""
 
-        _streams.add(weakref.ref(self, _streams.discard))
+        self.opened = True
         self._check_open()
         factory = package.create_socket
         if factory is create_socket:
@@ -753,7 +761,7 @@ class Stream:
         except OSError as exc:
             self._reraise(exc, when)
         finally:
-            with self._close_lock:
+            with self.lock:
                 self.sock.close()
                 self.sock = sock
         if isinstance(wrapped, ssl.SSLSocket):
@@ -1055,7 +1063,9 @@ class Stream:
 
         if self._at_end or self._tls_error is not None:
             return True
-        return self._has_pending and self.sock.pending() > 0
+        sock = self.sock
+        # Another thread may close it at any moment.
+        return self._has_pending and sock is not None and sock.pending() > 0
 
     def may_receive(self) -> bool:
         """Tell without waiting whether `try_receive` may find something, or the end."""
@@ -1266,8 +1276,13 @@ class Stream:
         # If it is only the turn of others, nobody takes the room.
         if self.tls and (self._sent_burst < BURST or not self._writable.poll(0)):
             yield from self._co_wait_or_signal(self._either, still_open)
-        else:
+            return
+        # Set first: from here on `stop_sending` wakes it up.
+        self.sender_waits = True
+        if still_open():
             yield from self._co_sender_waits(self._either)
+        else:
+            self.sender_waits = False
 
     def _co_wait_or_signal(self, need: PollNeeded, is_due: Callable[[], bool]) -> Coroutine[None]:
         """Wait for *need* or `role_waiter`, if that *is_due* after the preparations."""
@@ -1275,7 +1290,7 @@ class Stream:
         signal = None
         try:
             signal = Signal()
-            poller = select.epoll()
+            poller = signal.poller = select.epoll()
         except (AttributeError, OSError):
             # No such thing on this system, or no descriptors left for it.
             if signal is not None:
@@ -1283,15 +1298,14 @@ class Stream:
             yield from self._co_sender_waits(need)
             return
         try:
-            with poller:
-                # Two descriptors in one.
-                poller.register(signal.need.fd, POLLIN)
-                poller.register(*need)
-                self.role_waiter = signal
-                if is_due():
-                    need = PollNeeded(poller.fileno(), POLLIN)
-                    need._purpose = 'send'
-                    yield from self._co_sender_waits(need)
+            # Two descriptors in one.
+            poller.register(signal.need.fd, POLLIN)
+            poller.register(*need)
+            self.role_waiter = signal
+            if is_due():
+                need = PollNeeded(poller.fileno(), POLLIN)
+                need._purpose = 'send'
+                yield from self._co_sender_waits(need)
         finally:
             self.role_waiter = None
             signal.close()
@@ -1389,7 +1403,7 @@ class Stream:
             self.forgotten = True
         elif not self.closed:
             self.cause = cause
-        with self._close_lock:
+        with self.lock:
             self.closed = True
             if self.reading and self.sending:
                 self._close()
@@ -1411,7 +1425,7 @@ class Stream:
     def close_if_idle(self) -> None:
         """Close what `abort` left open; to be called after a role was released."""
 
-        with self._close_lock:
+        with self.lock:
             if self.reading and self.sending:
                 self._close()
 
@@ -1441,12 +1455,17 @@ class Stream:
         return sock
 
     def forget(self) -> None:
-        """Close the descriptor, but not the connection, which belongs to the parent process."""
+        """Close the descriptors, but not the connection, which belongs to the parent process.
+
+        One that nobody has begun to open is as good as new.
+        """
 
         sock, self.sock = self.sock, None
-        self.closed = self.forgotten = True
-        self.cause = 'the connection belongs to the parent process'
-        self._close_lock = threading.RLock()
+        trace, self._trace = self._trace, None
+        if self.opened:
+            self.closed = self.forgotten = True
+            self.cause = 'the connection belongs to the parent process'
+        self.lock = threading.RLock()
         self._tls_lock = None
         # Threads that had them do not exist in this process.
         self.reading, self.sending = [None], [None]
@@ -1457,9 +1476,10 @@ class Stream:
                 signal.forget()
         self._waiters = []
         self.role_waiter = None
-        if sock is not None:
-            with suppress(OSError):
-                sock.close()
+        for descriptor in (sock, trace):
+            if descriptor is not None:
+                with suppress(OSError):
+                    descriptor.close()
 
 
 def _wait_a_moment(is_over: Callable[[], bool]) -> bool:

@@ -418,6 +418,53 @@ def test_line_of_which_nothing_has_come_can_be_asked_for_again(
     assert list(conn) == [b'hello\n', b'world\n']
 
 
+@pytest.mark.parametrize('hint', [-1, None, 0, 1, 4, 5, 8, 9, 100])
+def test_readlines_stops_where_that_of_the_base_class_does(hint: Any, connect: Any) -> None:
+    conn = connect(Answers(chunked_reply(b'one\nt', b'wo\n\nend')))
+    conn.send_request('GET', '/')
+    conn.read_response()
+    file = io.BytesIO(b'one\ntwo\n\nend')
+    assert conn.readlines(hint) == io.IOBase.readlines(file, hint)
+    assert conn.readall() == file.read()
+
+
+def test_lines_that_are_lost_break_the_connection(connect: Any, transport: str) -> None:
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head('200 OK', 'Content-Length: 11') + b'hello\n')
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    conn.timeout = 0.1
+    with pytest.raises(ConnectionTimedOut):
+        conn.readlines()
+    with pytest.raises(ConnectionClosed, match='reading lines'):
+        conn.readall()
+
+
+def test_lines_of_which_none_has_come_can_be_asked_for_again(connect: Any) -> None:
+    go = threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head('200 OK', 'Content-Length: 12'))
+        assert go.wait(LIMIT)
+        peer.send(b'hello\nworld\n')
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    conn.timeout = 0.1
+    with pytest.raises(ConnectionTimedOut):
+        conn.readlines()
+    go.set()
+    conn.timeout = LIMIT
+    assert conn.readlines() == [b'hello\n', b'world\n']
+
+
 def test_read_calls_the_coroutine_of_a_subclass(serve: Any) -> None:
     class Swapping(HTTPConnection):
         def co_read(self, n: Any = None) -> Any:

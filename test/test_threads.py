@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections import deque
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Tuple
@@ -42,7 +41,7 @@ from dugong import (
     StateError,
     eval_coroutine,
 )
-from dugong._stream import Signal, Stream, _streams
+from dugong._stream import Signal, Stream
 
 __all__ = ['waits']
 
@@ -1338,7 +1337,7 @@ def test_connection_ends_although_its_descriptor_was_inherited(
 def being_opened(conn: HTTPConnection) -> Stream:
     """The stream of *conn*, as it is when that begins to connect."""
     stream = conn._session.stream
-    _streams.add(weakref.ref(stream, _streams.discard))
+    stream.opened = True
     return stream
 
 
@@ -1381,7 +1380,7 @@ def test_child_process_does_not_wait_for_threads_of_its_parent() -> None:
     taken, go = threading.Event(), threading.Event()
 
     def take_locks() -> None:
-        with conn._session_lock, waiting._lock:
+        with stream.lock, waiting._lock:
             taken.set()
             assert go.wait(2 * LIMIT)
 
@@ -1394,3 +1393,121 @@ def test_child_process_does_not_wait_for_threads_of_its_parent() -> None:
         thread.finish()
         stream._waiters.clear()
         waiting.close()
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.parametrize('then', ['disconnect', 'send'])
+def test_child_process_can_use_a_connection_that_was_about_to_be_made(
+    then: str, serve: Any
+) -> None:
+    """Another thread was at the very beginning of that when the process was forked."""
+    conn = HTTPConnection(*serve(answer_all()).address)
+    stream = conn._session.stream
+    taken, go = threading.Event(), threading.Event()
+
+    def begin() -> None:
+        with stream.lock:
+            stream.sending.pop()
+            stream.reading.pop()
+            taken.set()
+            assert go.wait(2 * LIMIT)
+
+    def use() -> None:
+        if then == 'send':
+            conn.send_request('GET', '/')
+            assert conn.read_response().status == 200
+            conn.discard()
+        conn.disconnect()
+
+    thread = Thread(begin)
+    assert taken.wait(LIMIT)
+    try:
+        in_child_process(use)
+    finally:
+        go.set()
+        thread.finish()
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_child_process_has_no_descriptor_of_a_connection(
+    connect: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv('DUGONG_TRACEFILE', str(tmp_path / '%d'))
+    conn = connect(answer_all())
+    conn.connect()
+    stream = conn._session.stream
+    trace, sock = stream._trace, stream.sock
+
+    def check() -> None:
+        assert trace.closed
+        assert sock.fileno() == -1
+
+    in_child_process(check)
+    assert not trace.closed
+
+
+def test_end_of_a_body_wakes_up_a_reader(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(REPLY)
+        peer.read_to_eof()
+
+    conn = connect(handle)
+    limits(monkeypatch, 2 * LIMIT, 2 * LIMIT, 2 * LIMIT)
+    conn.send_request('PUT', '/', body=BodyFollowing())
+    conn.write(b'data')
+    reader = Thread(conn.read_response)
+    end = time.monotonic() + LIMIT
+    while not conn._session._sender_sought:
+        assert time.monotonic() < end and reader.is_alive()
+    conn.write_eof()
+    assert reader.finish().status == 200
+    conn.discard()
+
+
+@pytest.mark.parametrize('transport', ['tls'], indirect=True)
+def test_nothing_is_held_by_a_connection_that_another_thread_has_closed(
+    connect: Any, transport: str
+) -> None:
+    conn = connect(answer_all())
+    conn.connect()
+    stream = conn._session.stream
+    conn.disconnect()
+    assert not stream.holds_something
+
+
+def test_sender_that_is_late_to_wait_learns_of_the_refusal_that_a_reader_has_read(
+    connect: Any, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, go, known = threading.Event(), threading.Event(), threading.Event()
+
+    def handle(peer: Peer) -> None:
+        peer.read_head()
+        assert go.wait(LIMIT)
+        peer.send(b'HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\n\r\nlarge')
+        assert released.wait(LIMIT)
+
+    conn = connect(handle)
+    conn.timeout = 2
+    wait = Stream.co_wait_send_or_reader
+
+    def be_late(stream: Stream, still_open: Any) -> Any:
+        go.set()
+        assert known.wait(LIMIT)
+        yield from wait(stream, still_open)
+
+    monkeypatch.setattr(Stream, 'co_wait_send_or_reader', be_late)
+
+    def read() -> Any:
+        assert go.wait(LIMIT)
+        try:
+            return conn.read_response()
+        finally:
+            known.set()
+
+    reader = Thread(read)
+    with pytest.raises(ConnectionClosed, match='413'):
+        conn.send_request('PUT', '/', body=bytes(20_000_000))
+    assert reader.finish().status == 413
+    assert conn.readall() == b'large'
+    released.set()
