@@ -614,6 +614,9 @@ class Session:
             self.upload = None
             pending.append(request)
             self.announce()
+            if stream.forgotten:
+                # Who disconnects may have looked for it before, and nobody would learn of it.
+                raise ConnectionClosed(stream.cause)
             return False
         if connected and request.source is not None:
             request.prepare_source()

@@ -41,6 +41,7 @@ from dugong import (
     StateError,
     eval_coroutine,
 )
+from dugong._body import RequestBody
 from dugong._stream import Signal, Stream
 
 __all__ = ['waits']
@@ -1270,6 +1271,30 @@ def test_request_that_is_sent_while_another_thread_disconnects_is_lost(
     conn.disconnect()
     with pytest.raises(ConnectionClosed):
         conn.read_response()
+
+
+def test_request_that_is_not_sent_while_another_thread_disconnects_is_refused(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has announced that it closes. If nobody disconnects, the reader learns of it."""
+
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b'HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n')
+
+    conn = connect(handle)
+    conn.send_request('GET', '/')
+    conn.read_response()
+    finish = RequestBody.finish
+
+    def disconnect_first(body: RequestBody) -> None:
+        monkeypatch.setattr(RequestBody, 'finish', finish)
+        conn.disconnect()
+        body.finish()
+
+    monkeypatch.setattr(RequestBody, 'finish', disconnect_first)
+    with pytest.raises(ConnectionClosed):
+        conn.send_request('GET', '/')
 
 
 def test_sender_never_sees_neither_a_request_nor_a_body(connect: Any) -> None:
