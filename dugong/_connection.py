@@ -545,6 +545,10 @@ class HTTPConnection(io.BufferedIOBase):
     ) -> Coroutine[None]:
         """Coroutine twin of `send_request`; wrong arguments are found at its first step."""
 
+        if headers is not None and not hasattr(headers, 'items'):
+            # It may be an iterator, and the request may have to be made twice.
+            headers = tuple(pairs(headers))
+
         def make(form: _Form) -> Request:
             return self._make_request(form, method, path, headers, body, expect100)
 

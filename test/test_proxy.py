@@ -288,10 +288,15 @@ def test_subclass_may_choose_another_way_when_it_connects(
     way.conn.proxy_headers = old.proxy_headers
     way.conn.timeout = LIMIT
     with way.conn as conn:
-        get(conn, '/1')
+        conn.send_request('PUT', '/1', iter([('X-Field', 'a')]), iter([b'da', b'ta']))
+        conn.read_response()
         get(conn, '/2')
     way.check(proxied, 0)
     way.check(not proxied, 2)
+    # Nothing was taken from the iterators but for the request that was sent.
+    request = way.handlers[not proxied].requests[0]
+    assert request.field('X-Field') == 'a'
+    assert request.body == b'data'
 
 
 def test_path_that_the_proxy_cannot_be_asked_for_is_refused_once_that_is_connected_to(
