@@ -33,7 +33,7 @@ from ._request import (
 from ._session import _JOIN, NO_BODY, Request, Session, how_it_ended
 from ._settings import package
 from ._source import as_bytes, open_source
-from ._stream import Stream
+from ._stream import DISCONNECTED, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -316,6 +316,7 @@ class HTTPConnection(io.BufferedIOBase):
                 session.sender = old.sender
                 session.lost = lost
                 session.lost_body = old.body_loss
+                session.disconnects = old.disconnects + old.stream.forgotten
                 self._session = session
                 old.replaced = True
             # Not that of a signal handler that disconnects at this moment: the caller is to see
@@ -705,17 +706,7 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         session = self._session
-        waited = 0.0
-        while True:
-            patient = session.answer_coming
-            if not patient:
-                patient, waited = session.wait_for_sender(self.timeout, waited)
-            if patient or not session.replaced:
-                break
-            # The sender could not connect; it may try again.
-            session = self._session
-            if session.stream.forgotten:
-                raise ConnectionClosed(session.stream.cause)
+        patient = session.answer_coming or self._wait_for_sender(session)
         if getattr(self.co_read_response, '__func__', None) is not _CO_READ_RESPONSE:
             # A subclass or the object has its own.
             session = self._session
@@ -726,6 +717,20 @@ class HTTPConnection(io.BufferedIOBase):
                 session.patient = False
         # The sender may have begun a new session meanwhile.
         return self._session_for_reading().read_response(patient, self.timeout)
+
+    def _wait_for_sender(self, session: Session) -> bool:
+        """Wait until another thread sends a request; return whether there is something to read."""
+
+        disconnects = session.disconnects
+        waited = 0.0
+        while True:
+            found, waited = session.wait_for_sender(self.timeout, waited)
+            if found or not session.replaced:
+                return found
+            # The sender could not connect; it may try again.
+            session = self._session
+            if session.stream.forgotten or session.disconnects != disconnects:
+                raise ConnectionClosed(DISCONNECTED)
 
     def co_read_response(self) -> Coroutine[HTTPResponse]:
         """Coroutine twin of `read_response`.

@@ -218,6 +218,7 @@ class Session:
         'body',
         'buf',
         'closing',
+        'disconnects',
         'ended',
         'fault',
         'form',
@@ -270,8 +271,10 @@ class Session:
         # The thread that sent last, and what wakes up a reader that waits for one to send.
         self.sender: Optional[threading.Thread] = None
         self._sender_sought: List[Any] = []
-        # Whether there is another session in its place.
+        # Whether there is another session in its place, and how often `disconnect` had been called
+        # for those before.
         self.replaced = False
+        self.disconnects = 0
         # What its requests have in common, once it is connected.
         self.form: Any = None
 

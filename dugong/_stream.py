@@ -142,6 +142,10 @@ _trace_numbers = itertools.count()
 _streams: Set[weakref.ref[Stream]] = set()
 
 
+#: What those who use a connection are told that was closed by the caller.
+DISCONNECTED = 'the connection was closed by disconnect() or reset()'
+
+
 class Signal:
     """Wakes up a coroutine that waits for something other than the network."""
 
@@ -552,7 +556,7 @@ class Stream:
         self._tls_lock: Any = None
         # An error that came after data; the next attempt to receive reports it.
         self._tls_error: Optional[Exception] = None
-        self.cause = 'the connection was closed by disconnect() or reset()'
+        self.cause = DISCONNECTED
         # The server has closed its direction.
         self._at_end = False
         # Nothing more can have arrived after what was received last.

@@ -42,6 +42,7 @@ from dugong import (
     eval_coroutine,
 )
 from dugong._body import RequestBody
+from dugong._session import Session
 from dugong._stream import Signal, Stream
 
 __all__ = ['waits']
@@ -1244,6 +1245,30 @@ def test_wait_for_a_sender_that_cannot_connect_is_limited() -> None:
             assert time.monotonic() < end, 'it waits on'
         with pytest.raises(StateError):
             reader.finish()
+
+
+def test_reader_whose_sender_could_not_connect_learns_that_another_thread_disconnects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wait = Session.wait_for_sender
+
+    def disconnect_then(session: Session, *args: Any) -> Any:
+        result = wait(session, *args)
+        monkeypatch.setattr(Session, 'wait_for_sender', wait)
+        conn.disconnect()
+        return result
+
+    monkeypatch.setattr(Session, 'wait_for_sender', disconnect_then)
+    with refused_address() as address:
+        conn = HTTPConnection(*address)
+        reader = Thread(conn.read_response)
+        end = time.monotonic() + LIMIT
+        while not conn._session._sender_sought:
+            assert time.monotonic() < end and reader.is_alive()
+        with pytest.raises(ConnectionRefusedError):
+            conn.connect()
+    with pytest.raises(ConnectionClosed, match='disconnect'):
+        reader.finish()
 
 
 def test_what_refers_to_an_old_session_does_not_keep_those_after_it(connect: Any) -> None:
