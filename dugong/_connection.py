@@ -364,9 +364,11 @@ class HTTPConnection(io.BufferedIOBase):
                     yield from session.co_tunnel(request)
                 yield from stream.co_start_tls(context, server_name, self.timeout)
             session.form = route.form
-            if self._route is not route:
+            seen = route
+            while self._route is not seen:
                 # Something was assigned meanwhile. What it is connected to remains.
-                session.form = route.form.with_origin(self._route.host, self._route.port)
+                seen = self._route
+                session.form = route.form.with_origin(seen.host, seen.port)
             stream.set_connected()
         except BaseException as exc:
             stream.abort(f'connecting {how_it_ended(exc)}')
@@ -978,6 +980,8 @@ class HTTPConnection(io.BufferedIOBase):
         """
 
         limit = -1 if hint is None else operator.index(hint)
+        # Another thread may begin a new one meanwhile.
+        session = self._session
         lines: List[bytes] = []
         size = 0
         try:
@@ -988,7 +992,7 @@ class HTTPConnection(io.BufferedIOBase):
                     break
         except BaseException as exc:
             if lines:
-                self._session.lines_lost(exc)
+                session.lines_lost(exc)
             raise
         return lines
 

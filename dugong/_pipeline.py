@@ -153,6 +153,8 @@ class _Pipeline:
         self._conn = conn
         self._source: Optional[Iterator[Any]] = iter(requests)
         self._source_error: Optional[Exception] = None
+        # A request that cannot be sent any more, nor those after it.
+        self._refused: Optional[_Item] = None
         self._max_pending = max_pending
         self._max_retries = max_retries
         self._stream = stream
@@ -589,7 +591,8 @@ class _Pipeline:
         """Return the request to be sent next, without removing it; `None` if there is none."""
 
         if self._waiting:
-            return self._waiting[0]
+            item = self._waiting[0]
+            return None if item is self._refused else item
         if self._source is None:
             return None
         taken = self._taken
@@ -632,7 +635,11 @@ class _Pipeline:
             request = item.request
             if request is None or request.form is not session.form:
                 # It was made for another connection.
-                request = item.encode(self._conn, session, self._stream)
+                try:
+                    request = item.encode(self._conn, session, self._stream)
+                except Exception as exc:
+                    self._refused, self._source, self._source_error = item, None, exc
+                    break
             if not pieces:
                 self._enter_sending(session)
             item.behind = bool(flight)
@@ -780,6 +787,9 @@ class _Pipeline:
         if len(flight) * 2 <= self._window:
             self._send_ahead(session)
         if not flight:
+            if self._refused is not None:
+                assert self._source_error is not None
+                raise self._source_error
             assert session.send_fault is not None
             raise ConnectionClosed(session.send_fault)
         item = flight[0]

@@ -1280,11 +1280,14 @@ class Stream:
         # If it is only the turn of others, nobody takes the room.
         if self.tls and (self._sent_burst < BURST or not self._writable.poll(0)):
             yield from self._co_wait_or_signal(self._either, still_open)
-            return
+        else:
+            yield from self._co_wait_if_due(self._either, still_open)
+
+    def _co_wait_if_due(self, need: PollNeeded, is_due: Callable[[], bool]) -> Coroutine[None]:
         # Set first: from here on `stop_sending` wakes it up.
         self.sender_waits = True
-        if still_open():
-            yield from self._co_sender_waits(self._either)
+        if is_due():
+            yield from self._co_sender_waits(need)
         else:
             self.sender_waits = False
 
@@ -1293,26 +1296,27 @@ class Stream:
 
         signal = None
         try:
-            signal = Signal()
+            # At once, so that a child process that is forked meanwhile finds it.
+            signal = self.role_waiter = Signal()
             poller = signal.poller = select.epoll()
         except (AttributeError, OSError):
             # No such thing on this system, or no descriptors left for it.
             if signal is not None:
                 signal.close()
-            yield from self._co_sender_waits(need)
+                self.role_waiter = None
+            yield from self._co_wait_if_due(need, is_due)
             return
         try:
             # Two descriptors in one.
             poller.register(signal.need.fd, POLLIN)
             poller.register(*need)
-            self.role_waiter = signal
             if is_due():
                 need = PollNeeded(poller.fileno(), POLLIN)
                 need._purpose = 'send'
                 yield from self._co_sender_waits(need)
         finally:
-            self.role_waiter = None
             signal.close()
+            self.role_waiter = None
 
     @property
     def _either(self) -> PollNeeded:
@@ -1461,12 +1465,12 @@ class Stream:
     def forget(self) -> None:
         """Close the descriptors, but not the connection, which belongs to the parent process.
 
-        One that nobody has begun to open is as good as new.
+        One that nobody has begun to use is as good as new.
         """
 
         sock, self.sock = self.sock, None
         trace, self._trace = self._trace, None
-        if self.opened:
+        if self.opened or not (self.reading and self.sending):
             self.closed = self.forgotten = True
             self.cause = 'the connection belongs to the parent process'
         self.lock = threading.RLock()

@@ -36,6 +36,7 @@ from dugong import (
     eval_coroutine,
     is_temp_network_error,
 )
+from dugong._connection import _Form
 
 ESTABLISHED = b'HTTP/1.1 200 Connection established\r\n\r\n'
 
@@ -263,6 +264,48 @@ def test_pipeline_repeats_requests_in_the_form_of_the_new_connection(
         request for request in way.handlers[not proxied].requests if request.target[-1] == '2'
     ]
     assert first[0].field('X-Field') == 'a'
+
+
+def test_last_host_name_counts_that_was_assigned_while_it_was_connected(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Answers(reply(b''))
+    conn = connect(server)
+    create_socket, with_origin = dugong.create_socket, _Form.with_origin
+
+    def assign(address: Any) -> Any:
+        conn.hostname = 'first.example'
+        return create_socket(address)
+
+    def assign_again(form: _Form, host: str, port: int) -> _Form:
+        monkeypatch.setattr(_Form, 'with_origin', with_origin)
+        conn.hostname = 'second.example'
+        return form.with_origin(host, port)
+
+    monkeypatch.setattr(dugong, 'create_socket', assign)
+    monkeypatch.setattr(_Form, 'with_origin', assign_again)
+    get(conn, '/')
+    assert server.request.field('Host') == f'second.example:{conn.port}'
+
+
+@pytest.mark.parametrize('answered', [8, 10])
+def test_pipeline_sends_what_can_be_sent_before_it_says_what_cannot(
+    answered: int, serve: Any
+) -> None:
+    """That comes out when the connection to a proxy takes the place of the first one."""
+    way = Way(serve, False, *[reply(b'')] * answered, close=True)
+    way.handlers[True].replies = (reply(b''),) * (11 - answered)
+    with way.conn as conn:
+        pipeline = conn.pipeline([*[f'/{number}' for number in range(10)], 'path', '/end'])
+        for number in range(10):
+            assert next(pipeline).path == f'/{number}'
+            way.go(True)
+        with pytest.raises(ValueError, match='path for a proxy'):
+            next(pipeline)
+        assert pipeline.unanswered == ['path', '/end']
+        get(conn, '/after')
+    way.check(False, answered)
+    way.check(True, 11 - answered)
 
 
 @pytest.mark.parametrize('name', ['connect', 'co_connect'])

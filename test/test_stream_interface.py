@@ -444,6 +444,34 @@ def test_lines_that_are_lost_break_the_connection(connect: Any, transport: str) 
         conn.readall()
 
 
+def test_lines_that_are_lost_do_not_break_the_connection_after_theirs(connect: Any) -> None:
+    def handle(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(head('200 OK', 'Content-Length: 11') + b'hello\n')
+        peer.read_to_eof()
+
+    conn = connect([handle, Answers(reply(b'another'))])
+    conn.send_request('GET', '/')
+    conn.read_response()
+    readline = conn.readline
+
+    lines = []
+
+    def disconnect_after_one() -> bytes:
+        if lines:
+            conn.disconnect()
+            conn.send_request('GET', '/another')
+            raise ConnectionClosed('the body is gone')
+        lines.append(readline())
+        return bytes(lines[0])
+
+    conn.readline = disconnect_after_one
+    with pytest.raises(ConnectionClosed):
+        conn.readlines()
+    conn.read_response()
+    assert conn.readall() == b'another'
+
+
 def test_lines_of_which_none_has_come_can_be_asked_for_again(connect: Any) -> None:
     go = threading.Event()
 

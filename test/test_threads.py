@@ -1450,15 +1450,13 @@ def test_child_process_does_not_wait_for_threads_of_its_parent() -> None:
 def test_child_process_can_use_a_connection_that_was_about_to_be_made(
     then: str, serve: Any
 ) -> None:
-    """Another thread was at the very beginning of that when the process was forked."""
+    """Another thread had its lock when the process was forked."""
     conn = HTTPConnection(*serve(answer_all()).address)
     stream = conn._session.stream
     taken, go = threading.Event(), threading.Event()
 
     def begin() -> None:
         with stream.lock:
-            stream.sending.pop()
-            stream.reading.pop()
             taken.set()
             assert go.wait(2 * LIMIT)
 
@@ -1476,6 +1474,33 @@ def test_child_process_can_use_a_connection_that_was_about_to_be_made(
     finally:
         go.set()
         thread.finish()
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_child_process_does_not_have_the_request_that_was_about_to_be_sent(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn = HTTPConnection(*serve(answer_all()).address)
+    co_open = Stream.co_open
+
+    def use() -> None:
+        monkeypatch.setattr(Stream, 'co_open', co_open)
+        conn.send_request('GET', '/child')
+        assert conn.read_response().path == '/child'
+        conn.discard()
+        assert not conn.response_pending()
+        conn.disconnect()
+
+    def fork_first(stream: Stream) -> Any:
+        monkeypatch.setattr(Stream, 'co_open', co_open)
+        in_child_process(use)
+        return co_open(stream)
+
+    monkeypatch.setattr(Stream, 'co_open', fork_first)
+    conn.send_request('GET', '/parent')
+    assert conn.read_response().path == '/parent'
+    conn.discard()
+    conn.disconnect()
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
