@@ -8,7 +8,7 @@ import json
 import shutil
 import threading
 import xml.etree.ElementTree as ElementTree
-from typing import Any, Callable, List
+from typing import Any, Callable, List, Tuple
 
 import pytest
 from contract_support import Answers, chunked_reply, get, head, reply
@@ -379,43 +379,73 @@ def test_readline_reads_one_line_of_limited_size(size: Any, connect: Any) -> Non
         assert line == file.readline(size)
 
 
-def test_line_of_which_a_part_is_lost_breaks_the_connection(connect: Any, transport: str) -> None:
-    def handle(peer: Peer) -> None:
-        peer.read_request()
-        peer.send(head('200 OK', 'Content-Length: 11') + b'hello ')
-        peer.read_to_eof()
+@pytest.fixture
+def stalling(connect: Any) -> Callable[..., Tuple[HTTPConnection, threading.Event]]:
+    """`stalling(begin, rest, …)`: a connection whose server has sent *begin* of a body, and the
+    event after which it sends the rest. More handlers are for more connections."""
 
-    conn = connect(handle)
-    conn.send_request('GET', '/')
-    conn.read_response()
-    conn.timeout = 0.1
-    with pytest.raises(ConnectionTimedOut):
-        conn.readline()
-    with pytest.raises(ConnectionClosed, match='reading a line'):
-        conn.readline()
+    def make(begin: bytes, rest: bytes, *more: Any) -> Tuple[HTTPConnection, threading.Event]:
+        go = threading.Event()
+
+        def handle(peer: Peer) -> None:
+            peer.read_request()
+            length = len(begin) + len(rest)
+            peer.send(head('200 OK', f'Content-Length: {length}') + begin)
+            if not begin:
+                assert go.wait(LIMIT)
+                peer.send(rest)
+            peer.read_to_eof()
+
+        conn = connect([handle, *more])
+        conn.send_request('GET', '/')
+        conn.read_response()
+        return conn, go
+
+    return make
 
 
-def test_line_of_which_nothing_has_come_can_be_asked_for_again(
-    connect: Any, transport: str
+@pytest.mark.parametrize(
+    'method, begin, what',
+    [('readline', b'hello ', 'reading a line'), ('readlines', b'hello\n', 'reading lines')],
+)
+def test_lines_that_are_lost_break_the_connection(
+    method: str, begin: bytes, what: str, stalling: Any, transport: str
 ) -> None:
-    go = threading.Event()
-
-    def handle(peer: Peer) -> None:
-        peer.read_request()
-        peer.send(head('200 OK', 'Content-Length: 12'))
-        assert go.wait(LIMIT)
-        peer.send(b'hello\nworld\n')
-        peer.read_to_eof()
-
-    conn = connect(handle)
-    conn.send_request('GET', '/')
-    conn.read_response()
+    conn, _ = stalling(begin, b'world\n')
     conn.timeout = 0.1
     with pytest.raises(ConnectionTimedOut):
-        conn.readline()
+        getattr(conn, method)()
+    with pytest.raises(ConnectionClosed, match=what):
+        conn.readall()
+
+
+@pytest.mark.parametrize('method', ['readline', 'readlines'])
+def test_lines_of_which_nothing_has_come_can_be_asked_for_again(
+    method: str, stalling: Any, transport: str
+) -> None:
+    conn, go = stalling(b'', b'hello\nworld\n')
+    conn.timeout = 0.1
+    with pytest.raises(ConnectionTimedOut):
+        getattr(conn, method)()
     go.set()
     conn.timeout = LIMIT
     assert list(conn) == [b'hello\n', b'world\n']
+
+
+def test_lines_that_are_lost_do_not_break_the_connection_after_theirs(stalling: Any) -> None:
+    conn, _ = stalling(b'hello\n', b'world\n', Answers(reply(b'another')))
+
+    def begin_anew() -> bytes:
+        conn.disconnect()
+        conn.send_request('GET', '/another')
+        raise ConnectionClosed('the body is gone')
+
+    steps = iter([conn.readline, begin_anew])
+    conn.readline = lambda: next(steps)()
+    with pytest.raises(ConnectionClosed):
+        conn.readlines()
+    conn.read_response()
+    assert conn.readall() == b'another'
 
 
 @pytest.mark.parametrize('hint', [-1, None, 0, 1, 4, 5, 8, 9, 100])
@@ -426,71 +456,6 @@ def test_readlines_stops_where_that_of_the_base_class_does(hint: Any, connect: A
     file = io.BytesIO(b'one\ntwo\n\nend')
     assert conn.readlines(hint) == io.IOBase.readlines(file, hint)
     assert conn.readall() == file.read()
-
-
-def test_lines_that_are_lost_break_the_connection(connect: Any, transport: str) -> None:
-    def handle(peer: Peer) -> None:
-        peer.read_request()
-        peer.send(head('200 OK', 'Content-Length: 11') + b'hello\n')
-        peer.read_to_eof()
-
-    conn = connect(handle)
-    conn.send_request('GET', '/')
-    conn.read_response()
-    conn.timeout = 0.1
-    with pytest.raises(ConnectionTimedOut):
-        conn.readlines()
-    with pytest.raises(ConnectionClosed, match='reading lines'):
-        conn.readall()
-
-
-def test_lines_that_are_lost_do_not_break_the_connection_after_theirs(connect: Any) -> None:
-    def handle(peer: Peer) -> None:
-        peer.read_request()
-        peer.send(head('200 OK', 'Content-Length: 11') + b'hello\n')
-        peer.read_to_eof()
-
-    conn = connect([handle, Answers(reply(b'another'))])
-    conn.send_request('GET', '/')
-    conn.read_response()
-    readline = conn.readline
-
-    lines = []
-
-    def disconnect_after_one() -> bytes:
-        if lines:
-            conn.disconnect()
-            conn.send_request('GET', '/another')
-            raise ConnectionClosed('the body is gone')
-        lines.append(readline())
-        return bytes(lines[0])
-
-    conn.readline = disconnect_after_one
-    with pytest.raises(ConnectionClosed):
-        conn.readlines()
-    conn.read_response()
-    assert conn.readall() == b'another'
-
-
-def test_lines_of_which_none_has_come_can_be_asked_for_again(connect: Any) -> None:
-    go = threading.Event()
-
-    def handle(peer: Peer) -> None:
-        peer.read_request()
-        peer.send(head('200 OK', 'Content-Length: 12'))
-        assert go.wait(LIMIT)
-        peer.send(b'hello\nworld\n')
-        peer.read_to_eof()
-
-    conn = connect(handle)
-    conn.send_request('GET', '/')
-    conn.read_response()
-    conn.timeout = 0.1
-    with pytest.raises(ConnectionTimedOut):
-        conn.readlines()
-    go.set()
-    conn.timeout = LIMIT
-    assert conn.readlines() == [b'hello\n', b'world\n']
 
 
 def test_read_calls_the_coroutine_of_a_subclass(serve: Any) -> None:

@@ -66,6 +66,15 @@ def limits(
     monkeypatch.setattr(dugong._session, '_LIVENESS_INTERVAL', interval)
 
 
+def waiting_reader(conn: HTTPConnection) -> Thread:
+    """A thread that reads a response, and waits by now for another one to send a request."""
+    reader = Thread(conn.read_response)
+    end = time.monotonic() + LIMIT
+    while not conn._session._sender_sought:
+        assert time.monotonic() < end and reader.is_alive()
+    return reader
+
+
 @contextlib.contextmanager
 def lasting(least: float, most: float) -> Iterator[None]:
     """Check how many seconds the block takes."""
@@ -1209,10 +1218,7 @@ def _answer_until_gone_with(handler: Callable[[Peer], None]) -> Callable[[Peer],
 def test_reader_does_not_wait_for_a_connection_that_was_refused(then: str, serve: Any) -> None:
     with refused_address() as address:
         conn = HTTPConnection(*address)
-        reader = Thread(conn.read_response)
-        end = time.monotonic() + LIMIT
-        while not conn._session._sender_sought:
-            assert time.monotonic() < end and reader.is_alive()
+        reader = waiting_reader(conn)
         with pytest.raises(ConnectionRefusedError):
             conn.send_request('GET', '/1')
     if then == 'disconnect':
@@ -1261,10 +1267,7 @@ def test_reader_whose_sender_could_not_connect_learns_that_another_thread_discon
     monkeypatch.setattr(Session, 'wait_for_sender', disconnect_then)
     with refused_address() as address:
         conn = HTTPConnection(*address)
-        reader = Thread(conn.read_response)
-        end = time.monotonic() + LIMIT
-        while not conn._session._sender_sought:
-            assert time.monotonic() < end and reader.is_alive()
+        reader = waiting_reader(conn)
         with pytest.raises(ConnectionRefusedError):
             conn.connect()
     with pytest.raises(ConnectionClosed, match='disconnect'):
@@ -1531,10 +1534,7 @@ def test_end_of_a_body_wakes_up_a_reader(connect: Any, monkeypatch: pytest.Monke
     limits(monkeypatch, 2 * LIMIT, 2 * LIMIT, 2 * LIMIT)
     conn.send_request('PUT', '/', body=BodyFollowing())
     conn.write(b'data')
-    reader = Thread(conn.read_response)
-    end = time.monotonic() + LIMIT
-    while not conn._session._sender_sought:
-        assert time.monotonic() < end and reader.is_alive()
+    reader = waiting_reader(conn)
     conn.write_eof()
     assert reader.finish().status == 200
     conn.discard()
