@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import operator
 from base64 import b64encode
+from functools import partial
 
 from ._body import BodyFollowing, RequestBody
 from ._buffer import _Buffer
@@ -548,18 +549,27 @@ class HTTPConnection(io.BufferedIOBase):
     ) -> Coroutine[None]:
         """Coroutine twin of `send_request`; wrong arguments are found at its first step."""
 
+        session = self._session_for_sending()
+        stream = session.stream
+        if stream.connected:
+            request = self._make_request(session.form, method, path, headers, body, expect100)
+            debug('sending %s %s', method, path)
+            yield from session.co_send_request(request)
+            return
         if headers is not None and not hasattr(headers, 'items'):
             # It may be an iterator, and the request may have to be made twice.
             headers = tuple(pairs(headers))
-
-        def make(form: _Form) -> Request:
-            return self._make_request(form, method, path, headers, body, expect100)
-
-        session = self._session_for_sending()
+        make = partial(
+            self._make_request,
+            method=method,
+            path=path,
+            headers=headers,
+            body=body,
+            expect100=expect100,
+        )
         request = make(self._form_on(session))
         debug('sending %s %s', method, path)
-        stream = session.stream
-        if not (stream.connected or stream.closed) and self._connects_in_another_way:
+        if not stream.closed and self._connects_in_another_way:
             session = yield from self._co_connect(session)
         yield from session.co_send_request(request, self._co_connect_session, make)
 

@@ -539,19 +539,19 @@ class Session:
     def co_send_request(
         self,
         request: Request,
-        connect: Callable[[Session], Coroutine[None]],
-        make: Callable[[Any], Request],
+        connect: Optional[Callable[[Session], Coroutine[None]]] = None,
+        make: Optional[Callable[[Any], Request]] = None,
     ) -> Coroutine[None]:
         """Send the head of *request* and its content.
 
-        *connect* connects the session if needed. If its requests have another form then, *make*
-        makes the same one with that.
+        If the session was not connected when the request was made, *connect* does that, and *make*
+        makes the same one in another form, if that of the session is another one then.
         """
 
         self.enter_sending()
         try:
             connected = self.stream.connected
-            if connected and request.form is not self.form:
+            if make is not None and connected and request.form is not self.form:
                 request.take_form(make(self.form))
             if not self._can_be_sent(request):
                 return
@@ -561,6 +561,7 @@ class Session:
                 if self._sender_sought:
                     self.announce()
                 if not connected:
+                    assert connect is not None and make is not None
                     yield from connect(self)
                     if request.form is not self.form:
                         request.take_form(make(self.form))
