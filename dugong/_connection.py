@@ -175,7 +175,7 @@ class HTTPConnection(io.BufferedIOBase):
     def __init__(
         self,
         hostname: str,
-        port: Union[int, str, None] = None,
+        port: Optional[int] = None,
         ssl_context: Optional[ssl.SSLContext] = None,
         proxy: Optional[Tuple[str, int]] = None,
         proxy_headers: Optional[Fields] = None,
