@@ -61,7 +61,7 @@ class _Form:
     It is over *tls*, or *to_proxy* with the *fields* that are for that.
     """
 
-    __slots__ = ('fields', 'origin', 'plain_end', 'start', 'tls', 'to_proxy')
+    __slots__ = ('fields', 'origin', 'plain_end', 'start', 'tls')
 
     def __init__(
         self,
@@ -72,11 +72,10 @@ class _Form:
         port: int,
     ) -> None:
         self.tls = tls
-        self.to_proxy = to_proxy
         self.fields = fields
         default = package.HTTPS_PORT if tls else package.HTTP_PORT
         authority = host_and_port(host, port, default)
-        # For request targets in absolute form.
+        # For request targets in absolute form, which only a proxy gets.
         self.origin = f'http://{authority}' if to_proxy else None
         self.start = f' HTTP/1.1\r\nHost: {authority}\r\n'
         # All that follows the target in a request with nothing of its own.
@@ -85,7 +84,7 @@ class _Form:
     def with_origin(self, host: str, port: int) -> _Form:
         """Return the form on the same connection of requests for another origin."""
 
-        return _Form(self.tls, self.to_proxy, self.fields, host, port)
+        return _Form(self.tls, self.origin is not None, self.fields, host, port)
 
 
 class _Route:
@@ -155,10 +154,7 @@ class HTTPConnection(io.BufferedIOBase):
 
     # What each request looks up. The attributes in the dict of a class that is derived from one
     # in C, as this one is, are slow.
-    __slots__ = (
-        '_session',
-        'timeout',
-    )
+    __slots__ = ('_session', 'timeout')
 
     #: If true, a response with neither a length nor chunked coding is read until the server
     #: closes the connection (RFC 9112, section 6.3, rule 8) although the server does not say

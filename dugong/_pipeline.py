@@ -935,8 +935,8 @@ class Pipeline(_Pipeline):
 class AsyncPipeline(_Pipeline):
     """Asynchronous iterator over responses that `HTTPConnection.co_pipeline` returns.
 
-    For event loops other than asyncio's: `co_next` is the dugong coroutine behind `async for`,
-    which waits for at most `HTTPConnection.timeout` at a time.
+    `async for` waits for at most `HTTPConnection.timeout` at a time. For event loops other than
+    asyncio's: `co_next` is the dugong coroutine behind it.
     """
 
     __module__ = 'dugong'

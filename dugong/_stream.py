@@ -1310,10 +1310,9 @@ class Stream:
             # Two descriptors in one.
             poller.register(signal.need.fd, POLLIN)
             poller.register(*need)
-            if is_due():
-                need = PollNeeded(poller.fileno(), POLLIN)
-                need._purpose = 'send'
-                yield from self._co_sender_waits(need)
+            both = PollNeeded(poller.fileno(), POLLIN)
+            both._purpose = 'send'
+            yield from self._co_wait_if_due(both, is_due)
         finally:
             signal.close()
             self.role_waiter = None
